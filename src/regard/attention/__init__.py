@@ -1,0 +1,1 @@
+"""The operator: scores, normalisers, masks, and the ways of computing their composition."""

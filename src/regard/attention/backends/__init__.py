@@ -1,0 +1,39 @@
+"""Ways of computing attention, in order of preference; each says what it cannot do and why.
+
+To add one: write its file, list it in `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from regard.attention.backends import blockwise, sdpa
+from regard.attention.call import AttentionCall
+
+__all__ = ["BACKENDS", "Backend"]
+
+
+class Backend(Protocol):
+    """One way of computing attention."""
+
+    @staticmethod
+    def unsupported(call: AttentionCall) -> list[str]:
+        """Why this backend cannot run `call`; empty when it can."""
+
+    @staticmethod
+    def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        """The output and, when asked for, the weights."""
+
+    @staticmethod
+    def cost(call: AttentionCall) -> str:
+        """What the call holds in memory beyond its inputs and outputs, in words."""
+
+    @staticmethod
+    def derivatives(call: AttentionCall) -> str:
+        """Which derivatives are fused and which take the slower exact path, in words."""
+
+
+BACKENDS: dict[str, Backend] = {"sdpa": sdpa, "blockwise": blockwise}  # type: ignore[dict-item]
+"""Every backend by its name, the preferred first."""

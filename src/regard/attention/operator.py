@@ -1,0 +1,208 @@
+"""The operator: score every key against the query, normalise the scores into weights, sum the values by weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from regard.attention.backends import BACKENDS, blockwise
+from regard.attention.call import AttentionCall
+from regard.attention.masks import Mask
+from regard.attention.normalizers import Normalizer
+from regard.attention.scores import Score
+
+__all__ = ["Explanation", "attend", "explain", "weights"]
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    score: Score | str = "scaled_dot",
+    normalizer: Normalizer | str = "softmax",
+    mask: Mask | Tensor | None = None,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+    return_weights: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""Attention: for every query, the sum of the values weighted by how well their keys match.
+
+    $$o_i = \sum_j w_{ij} v_j \qquad w_i = \mathrm{normalizer}(s_i) \qquad s_{ij} = \mathrm{score}(q_i, k_j) + b_{ij}$$
+
+    *Shape:*
+
+    - query `(..., query_heads, query_len, size)`, or without a heads axis `(..., query_len, size)`
+    - key `(..., key_heads, key_len, size)`, where query_heads is a multiple of key_heads (grouped queries)
+    - value `(..., key_heads, key_len, value_size)`
+    - mask: boolean, True where the query may look, broadcastable to `(..., query_heads, query_len, key_len)`,
+      or one of `regard.masks`
+    - bias: added to the scores, broadcastable likewise
+    - output `(..., query_heads, query_len, value_size)`; with `return_weights` also the weights
+      `(..., query_heads, query_len, key_len)`, exact and before dropout
+
+    A query that may look at nothing gets output, weights and gradients of zero. Memory grows linearly with the
+    length. float16 and bfloat16 accumulate in float32. `dropout` is the share of weights set to zero.
+    `backend` names the way to compute it; by default the first that supports the call (`regard.explain` tells).
+
+    Raises `TypeError` or `ValueError` naming the argument at fault.
+
+    Example:
+        >>> import torch, regard
+        >>> query, key, value = (torch.randn(2, 4, 10, 16) for _ in range(3))
+        >>> regard.attend(query, key, value, normalizer="sparsemax", mask=regard.masks.causal()).shape
+        torch.Size([2, 4, 10, 16])
+
+    Vaswani et al. 2017, section 3.2, for scaled dot and softmax; unlike `torch`'s `scaled_dot_product_attention`
+    a causal mask is aligned at the end of the keys, any score and normaliser can be named, and asking for weights
+    does not change the output.
+    """
+    call = AttentionCall.of(query, key, value, score, normalizer, mask, bias, dropout, return_weights)
+    output, weight = BACKENDS[_choose(call, backend)].run(call)
+    return (output, weight) if weight is not None else output
+
+
+def weights(
+    query: Tensor,
+    key: Tensor,
+    *,
+    score: Score | str = "scaled_dot",
+    normalizer: Normalizer | str = "softmax",
+    mask: Mask | Tensor | None = None,
+    bias: Tensor | None = None,
+    rows: Sequence[int] | Tensor | slice | None = None,
+    reduce: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The exact weights of `attend`, all of them, of some query rows, or reduced, in memory linear in length.
+
+    *Shape:* query `(..., query_heads, query_len, size)`, key `(..., key_heads, key_len, size)`.
+
+    `rows` chooses queries by position. `reduce` is
+
+    - None: `(..., query_heads, rows, key_len)`
+    - `"heads"`: the mean over heads, `(..., rows, key_len)`
+    - `"received"`: how much weight each key gets from the average query, `(..., query_heads, key_len)`
+    - `"top-8"` (any number): the largest weights of each row and their keys, a pair `(..., query_heads, rows, 8)`
+
+    Example:
+        >>> import torch, regard
+        >>> query, key = torch.randn(4, 1000, 16), torch.randn(4, 1000, 16)
+        >>> regard.weights(query, key, reduce="received").shape
+        torch.Size([4, 1000])
+    """
+    call = AttentionCall.of(query, key, key, score, normalizer, mask, bias, 0.0, True)
+    chosen = slice(None) if rows is None else _positions(rows, query)
+    blocks = (block for _, block in blockwise.weights_of(call, chosen))
+    if reduce is None:
+        return torch.cat(list(blocks), dim=-2)
+    if reduce == "heads":
+        if query.ndim < 3:
+            raise ValueError("reduce='heads' needs a heads axis: query must have at least three axes")
+        return torch.cat([block.mean(-3) for block in blocks], dim=-2)
+    if reduce == "received":
+        sums = [(block.sum(-2), block.shape[-2]) for block in blocks]
+        return torch.stack([total for total, _ in sums]).sum(0) / max(sum(count for _, count in sums), 1)
+    head, _, number = reduce.partition("-")
+    if head == "top" and number.isdigit() and int(number) >= 1:
+        pairs = [block.topk(min(int(number), block.shape[-1]), dim=-1) for block in blocks]
+        return torch.cat([p.values for p in pairs], dim=-2), torch.cat([p.indices for p in pairs], dim=-2)
+    raise ValueError(f"reduce must be None, 'heads', 'received' or 'top-K', it is {reduce!r}")
+
+
+def _positions(rows: Sequence[int] | Tensor | slice, query: Tensor) -> Tensor | slice:
+    if isinstance(rows, slice):
+        return rows
+    chosen = torch.as_tensor(rows, device=query.device)
+    if chosen.numel() == 0:
+        return slice(0, 0)
+    if chosen.ndim != 1 or chosen.is_floating_point() or chosen.dtype == torch.bool:
+        raise ValueError(f"rows must be a list of query positions, it is {rows!r}")
+    if not -query.shape[-2] <= int(chosen.min()) <= int(chosen.max()) < query.shape[-2]:
+        raise ValueError(f"rows must be positions among {query.shape[-2]} queries, it is {rows!r}")
+    return chosen
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `attend` does with a call: the backend, those refused and why, and what it costs."""
+
+    backend: str
+    refused: dict[str, list[str]] = field(repr=False)
+    flops: int = field(repr=False)
+    bytes_moved: int = field(repr=False)
+    memory: str = field(repr=False)
+    derivatives: str = field(repr=False)
+
+    def __str__(self) -> str:
+        lines = [f"backend      {self.backend}"]
+        for name, reasons in self.refused.items():
+            lines += [f"refused      {name}: {'; '.join(reasons)}"]
+        lines += [
+            f"work         {self.flops:,} floating-point operations forward",
+            f"traffic      {self.bytes_moved:,} bytes of inputs and output",
+            f"memory       {self.memory}",
+            f"derivatives  {self.derivatives}",
+        ]
+        return "\n".join(lines)
+
+
+def explain(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    score: Score | str = "scaled_dot",
+    normalizer: Normalizer | str = "softmax",
+    mask: Mask | Tensor | None = None,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+    return_weights: bool = False,
+    backend: str | None = None,
+) -> Explanation:
+    """Print, and return, what `attend` would do with the same arguments, without doing it.
+
+    Example:
+        >>> import torch, regard
+        >>> one = torch.randn(1, 4, 8)
+        >>> regard.explain(one, one, one, score="additive").backend  # doctest: +ELLIPSIS
+        backend      blockwise
+        refused      sdpa: the score 'additive' is not a product of query and key
+        ...
+        'blockwise'
+    """
+    call = AttentionCall.of(query, key, value, score, normalizer, mask, bias, dropout, return_weights)
+    chosen = _choose(call, backend)
+    before = list(BACKENDS)[: list(BACKENDS).index(chosen)]
+    pairs = math.prod(query.shape[:-1]) * key.shape[-2]
+    tensors = [query, key, value, *([] if bias is None else [bias])]
+    output_bytes = math.prod(query.shape[:-1]) * value.shape[-1] * query.element_size()
+    found = Explanation(
+        backend=chosen,
+        refused={name: BACKENDS[name].unsupported(call) or ["another was asked for"] for name in before},
+        flops=2 * pairs * (key.shape[-1] + value.shape[-1]),
+        bytes_moved=sum(t.numel() * t.element_size() for t in tensors) + output_bytes,
+        memory=BACKENDS[chosen].cost(call),
+        derivatives=BACKENDS[chosen].derivatives(call),
+    )
+    print(found)
+    return found
+
+
+def _choose(call: AttentionCall, backend: str | None) -> str:
+    """The first backend that supports the call, or the one asked for."""
+    if backend is None:
+        for name, one in BACKENDS.items():
+            if not one.unsupported(call):
+                return name
+    elif backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
+    elif reasons := BACKENDS[backend].unsupported(call):
+        raise ValueError(f"backend {backend!r} cannot run this call: {'; '.join(reasons)}")
+    else:
+        return backend
+    raise AssertionError("the last backend supports every call")

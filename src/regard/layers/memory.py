@@ -1,0 +1,129 @@
+"""Attention of a decoder over a memory: encoder states whose keys and values are projected once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from regard.layers.learned import LearnedMechanism, check_heads, join_heads, split_heads, visible
+
+__all__ = ["CrossAttention", "Memory", "MemoryAttention"]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Keys and values to look at, and which of them exist.
+
+    *Shape:* key `(batch, heads, memory_len, size)`, value `(batch, heads, memory_len, value_size)`,
+    mask boolean `(batch, 1, 1, memory_len)`.
+    """
+
+    key: Tensor
+    value: Tensor
+    mask: Tensor
+
+    def select(self, rows: Tensor) -> Memory:
+        """The memory of some rows of the batch, in the order and as often as `rows` names them."""
+        return Memory(self.key[rows], self.value[rows], self.mask[rows])
+
+
+class MemoryAttention(nn.Module):
+    r"""A recurrent decoder's look at the encoder's states.
+
+    $$c_i = \sum_j w_{ij} h_j, \qquad w_i = \mathrm{normalizer}_j\bigl(\mathrm{score}(W_q s_i, W_k h_j)\bigr)$$
+
+    With one head the values are the memory itself, as in Bahdanau et al. 2015, appendix A.1.2, and Luong et al.
+    2015, section 3.1; with several, each head has its own projection of it (Vaswani et al. 2017, section 3.2.2).
+
+    Example:
+        >>> import torch
+        >>> look = MemoryAttention("additive/softmax", query_size=6, memory_size=8)
+        >>> memory = look.prepare(torch.randn(2, 5, 8), torch.tensor([5, 3]))
+        >>> context, weights = look(torch.randn(2, 1, 6), memory, return_weights=True)
+        >>> context.shape, weights.shape
+        (torch.Size([2, 1, 8]), torch.Size([2, 1, 1, 5]))
+    """
+
+    def __init__(
+        self,
+        mechanism: str,
+        query_size: int,
+        memory_size: int,
+        *,
+        attention_size: int | None = None,
+        heads: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        size = memory_size if attention_size is None else attention_size
+        check_heads(size, heads)
+        check_heads(memory_size, heads)
+        self.heads = heads
+        self.query = nn.Linear(query_size, size, bias=False)
+        self.key = nn.Linear(memory_size, size, bias=False)
+        self.value = nn.Identity() if heads == 1 else nn.Linear(memory_size, memory_size)
+        self.look = LearnedMechanism(mechanism, heads=heads, size=size // heads, dropout=dropout)
+
+    def prepare(self, memory: Tensor, lengths: Tensor) -> Memory:
+        """Project the memory once. *Shape:* memory `(batch, memory_len, memory_size)`, lengths `(batch,)`."""
+        return Memory(
+            split_heads(self.key(memory), self.heads),
+            split_heads(self.value(memory), self.heads),
+            visible(lengths, memory.shape[1]),
+        )
+
+    def forward(
+        self, query: Tensor, memory: Memory, return_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Look once for each query.
+
+        *Shape:* query `(batch, query_len, query_size)` -> `(batch, query_len, memory_size)`, and weights
+        `(batch, heads, query_len, memory_len)` when asked for.
+        """
+        heads = split_heads(self.query(query), self.heads)
+        output, weights = self.look(
+            heads, memory.key, memory.value, memory.mask, return_weights=return_weights
+        )
+        return join_heads(output), weights
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of one sequence over another: Vaswani et al. 2017, section 3.2.2.
+
+    *Shape:* query `(batch, query_len, size)`, memory `(batch, memory_len, memory_size)`.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        heads: int,
+        mechanism: str = "scaled_dot/softmax",
+        *,
+        memory_size: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_heads(size, heads)
+        self.heads = heads
+        self.query = nn.Linear(size, size)
+        self.key_value = nn.Linear(size if memory_size is None else memory_size, 2 * size)
+        self.output = nn.Linear(size, size)
+        self.look = LearnedMechanism(mechanism, heads=heads, size=size // heads, dropout=dropout)
+
+    def prepare(self, memory: Tensor, lengths: Tensor) -> Memory:
+        """Project the memory once. *Shape:* memory `(batch, memory_len, memory_size)`, lengths `(batch,)`."""
+        key, value = self.key_value(memory).chunk(2, dim=-1)
+        return Memory(
+            split_heads(key, self.heads), split_heads(value, self.heads), visible(lengths, memory.shape[1])
+        )
+
+    def forward(
+        self, query: Tensor, memory: Memory, return_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """*Shape:* `(batch, query_len, size)` -> the same, and weights `(batch, heads, query_len, memory_len)`."""
+        heads = split_heads(self.query(query), self.heads)
+        output, weights = self.look(
+            heads, memory.key, memory.value, memory.mask, return_weights=return_weights
+        )
+        return self.output(join_heads(output)), weights

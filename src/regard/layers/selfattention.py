@@ -1,0 +1,67 @@
+"""Attention of a sequence over itself, with a key-value cache for decoding step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from regard.attention.masks import Mask
+from regard.layers.learned import LearnedMechanism, check_heads, join_heads, split_heads
+
+__all__ = ["Cache", "SelfAttention"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """The keys and values of the places seen so far. *Shape:* both `(batch, heads, length, size)`."""
+
+    key: Tensor
+    value: Tensor
+
+    def select(self, rows: Tensor) -> Cache:
+        """The cache of some rows of the batch, in the order and as often as `rows` names them."""
+        return Cache(self.key[rows], self.value[rows])
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence over itself: Vaswani et al. 2017, section 3.2.2.
+
+    Example:
+        >>> import torch, regard
+        >>> layer = SelfAttention(16, heads=4, mechanism="cosine/sparsemax")
+        >>> output, weights, _ = layer(torch.randn(2, 5, 16), regard.masks.causal(), return_weights=True)
+        >>> output.shape, weights.shape
+        (torch.Size([2, 5, 16]), torch.Size([2, 4, 5, 5]))
+    """
+
+    def __init__(
+        self, size: int, heads: int, mechanism: str = "scaled_dot/softmax", *, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        check_heads(size, heads)
+        self.heads = heads
+        self.query_key_value = nn.Linear(size, 3 * size)
+        self.output = nn.Linear(size, size)
+        self.look = LearnedMechanism(mechanism, heads=heads, size=size // heads, dropout=dropout)
+
+    def forward(
+        self,
+        sequence: Tensor,
+        mask: Mask | Tensor | None = None,
+        cache: Cache | None = None,
+        *,
+        return_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None, Cache]:
+        """Attend, after the places in `cache` if there are any; the returned cache has the new ones too.
+
+        *Shape:* sequence `(batch, length, size)` -> the same; weights `(batch, heads, length, cached + length)`.
+        """
+        query, key, value = (
+            split_heads(t, self.heads) for t in self.query_key_value(sequence).chunk(3, dim=-1)
+        )
+        if cache is not None:
+            key, value = torch.cat([cache.key, key], dim=2), torch.cat([cache.value, value], dim=2)
+        output, weights = self.look(query, key, value, mask, return_weights=return_weights)
+        return self.output(join_heads(output)), weights, Cache(key, value)

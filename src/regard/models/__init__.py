@@ -1,0 +1,26 @@
+"""Encoders, decoders and their search; attention is a field of each."""
+
+from __future__ import annotations
+
+from regard.models.build import MODELS, Settings, build, describe
+from regard.models.decoding import Hypothesis, search
+from regard.models.loss import smoothed_cross_entropy
+from regard.models.rnn import RecurrentSeq2Seq, RecurrentSettings
+from regard.models.sequence import SequenceToSequence, State
+from regard.models.transformer import TransformerSeq2Seq, TransformerSettings
+
+__all__ = [
+    "MODELS",
+    "Hypothesis",
+    "RecurrentSeq2Seq",
+    "RecurrentSettings",
+    "SequenceToSequence",
+    "Settings",
+    "State",
+    "TransformerSeq2Seq",
+    "TransformerSettings",
+    "build",
+    "describe",
+    "search",
+    "smoothed_cross_entropy",
+]

@@ -1,0 +1,182 @@
+"""Writing a target without a teacher: batched greedy and beam search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.models.sequence import SequenceToSequence
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One sentence the search wrote.
+
+    `score` is its log-probability (EOS included) divided by the length penalty; `weights`, *shape* `(len(tokens) + 1,
+    source_len)`, tell where the model looked for each token and for EOS, over the sentence's own source.
+    """
+
+    tokens: list[int]
+    score: float
+    log_probability: float
+    weights: Tensor | None = field(default=None, compare=False, repr=False)
+
+
+def length_divisor(length: int, penalty: float) -> float:
+    """Return `((5 + length) / 6) ** penalty`, by which log-probabilities are divided (Wu et al. 2016, equation 14)."""
+    return ((5 + length) / 6) ** penalty
+
+
+def default_max_length(source_length: int) -> int:
+    """Return the most tokens a target may have, unless told otherwise: twice the source's and ten more."""
+    return 2 * source_length + 10
+
+
+@torch.no_grad()
+def search(
+    model: SequenceToSequence[Any],
+    source: Tensor,
+    source_lengths: Tensor,
+    *,
+    beam: int = 1,
+    length_penalty: float = 0.6,
+    max_length: int | Callable[[int], int] = default_max_length,
+    n_best: int = 1,
+    bos: int = 1,
+    eos: int = 2,
+    pad: int = 0,
+) -> list[list[Hypothesis]]:
+    """Write the most probable targets of a batch of sources: greedily with `beam=1`, else by beam search.
+
+    At each step the `2 * beam` best extensions of a sentence's live hypotheses are taken: those among the first `beam` that
+    end in EOS are finished, and the first `beam` that do not stay alive. A sentence is done when `beam` hypotheses have
+    finished, or sooner when no live one can still enter its `n_best` whatever follows: log-probabilities only fall, so
+    dividing a live one by the largest length penalty to come bounds what can become of it. It then leaves the batch. Scores
+    are `log_probability / ((5 + length) / 6) ** length_penalty`, where the length counts EOS (Wu et al. 2016). A hypothesis
+    that reaches `max_length` tokens (a number, or a function of the source's length) is ended there, EOS at its own price.
+
+    Returns for each source its hypotheses, distinct and best first; `n_best` of them, or fewer where fewer exist. The model
+    is used in the mode it is in: call `model.eval()` first.
+
+    *Shape*: source `(batch, source_len)` int64 padded with `pad`, source_lengths `(batch,)`.
+    """
+    if not 1 <= n_best <= beam:
+        raise ValueError(f"n_best must be between 1 and beam, got n_best={n_best} with beam={beam}")
+    lengths = [int(length) for length in source_lengths.tolist()]
+    limits = [max_length(length) if callable(max_length) else max_length for length in lengths]
+    if any(limit < 0 for limit in limits):
+        raise ValueError(f"max_length must be at least 0, got {min(limits)}")
+    ends = [_Ends(n_best, beam, limit, length_penalty) for limit in limits]
+    trail = _Trail()
+    state = model.encode(source, source_lengths)
+    device = source.device
+    tokens = torch.full((len(lengths),), bos, device=device)
+    parents = torch.arange(len(lengths), device=device)
+    live = torch.zeros(len(lengths), 1, device=device)  # log-probabilities (sentences, width)
+    sentences = list(range(len(lengths)))
+    for length in range(max(limits, default=-1) + 1):  # tokens written so far
+        scores, state, weights = model.step(tokens, state)
+        trail.append(tokens, parents, weights)
+        width = live.shape[1]
+        extended = torch.log_softmax(scores.double() if scores.dtype == torch.float64 else scores.float(), -1)
+        extended[:, [pad, bos]] = -torch.inf
+        closing = [number for number, which in enumerate(sentences) if limits[which] == length]
+        if closing:
+            rows = extended.view(len(sentences), width, -1)
+            price = rows[closing, :, eos]
+            rows[closing] = -torch.inf
+            rows[closing, :, eos] = price
+        extended = (extended.view(len(sentences), width, -1) + live[:, :, None]).flatten(1)
+        vocabulary = scores.shape[1]
+        best, where = extended.topk(min(2 * beam, extended.shape[1]), dim=1)
+        words = where % vocabulary
+        origins = where.div(vocabulary, rounding_mode="floor")
+        ended = words == eos
+
+        finishing = ended & best.isfinite()
+        finishing[:, beam:] = False
+        for (number, rank), value in zip(finishing.nonzero().tolist(), best[finishing].tolist(), strict=True):
+            row = number * width + int(origins[number, rank])
+            ends[sentences[number]].add(value, length, row)
+
+        # The first `beam` that go on: a stable sort moves those that ended behind them, in order.
+        going = best.masked_fill(ended, -torch.inf)
+        order = ended.to(torch.uint8).sort(dim=1, stable=True).indices[:, :beam]
+        going, words, origins = (tensor.gather(1, order) for tensor in (going, words, origins))
+        hopes = going[:, 0].tolist()
+        kept = [
+            number for number, which in enumerate(sentences) if not ends[which].settled(hopes[number], length)
+        ]
+        if not kept:
+            break
+        chosen = torch.tensor(kept, device=device)
+        parents = (origins + torch.arange(len(sentences), device=device)[:, None] * width)[chosen]
+        live, words = going[chosen], words[chosen]
+        sentences = [sentences[number] for number in kept]
+        state = state.select(parents)
+        tokens, parents = words.flatten(), parents.flatten()
+    return [
+        [trail.follow(end, source_length) for end in found.best()]
+        for found, source_length in zip(ends, lengths, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _End:
+    """A finished hypothesis: its score, and the step and row at which EOS was written."""
+
+    score: float
+    log_probability: float
+    step: int
+    row: int
+
+
+class _Ends:
+    """The finished hypotheses of one sentence, and whether any other can still matter."""
+
+    def __init__(self, n_best: int, beam: int, limit: int, penalty: float) -> None:
+        self.n_best, self.beam, self.limit, self.penalty = n_best, beam, limit, penalty
+        self.found: list[_End] = []
+
+    def add(self, log_probability: float, length: int, row: int) -> None:
+        score = log_probability / length_divisor(length + 1, self.penalty)
+        self.found.append(_End(score, log_probability, length, row))
+
+    def best(self) -> list[_End]:
+        return sorted(self.found, key=lambda end: -end.score)[: self.n_best]
+
+    def settled(self, hope: float, length: int) -> bool:
+        """Say whether the search is over, `hope` being the best live log-probability, with `length` + 1 tokens."""
+        if length >= self.limit or hope == -float("inf") or len(self.found) >= self.beam:
+            return True
+        if len(self.found) < self.n_best:
+            return False
+        largest = max(length_divisor(ending, self.penalty) for ending in (length + 2, self.limit + 1))
+        return hope / largest <= self.best()[-1].score
+
+
+class _Trail:
+    """What every step fed to the model, from which row it came and where the model looked; hypotheses are read off it."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[list[int], list[int], Tensor | None]] = []
+
+    def append(self, tokens: Tensor, parents: Tensor, weights: Tensor | None) -> None:
+        self.steps.append((tokens.tolist(), parents.tolist(), weights))
+
+    def follow(self, end: _End, source_length: int) -> Hypothesis:
+        tokens: list[int] = []
+        looked: list[Tensor] = []
+        row = end.row
+        for fed, parents, weights in reversed(self.steps[: end.step + 1]):
+            tokens.append(fed[row])
+            if weights is not None:
+                looked.append(weights[row, :source_length])
+            row = parents[row]
+        tokens.reverse()
+        rows = torch.stack(looked[::-1]) if looked else None
+        return Hypothesis(tokens[1:], end.score, end.log_probability, rows)

@@ -1,0 +1,169 @@
+"""Recurrent cells and the bidirectional encoder built of them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from regard.models.dropout import Dropout
+
+Hidden = tuple[Tensor, ...]
+"""The state of a cell: `(h,)` of a GRU, `(h, c)` of an LSTM, each `(batch, size)`; `h` is what others see."""
+
+
+class Cell(Protocol):
+    """One step of a recurrent network, its input already projected onto the gates."""
+
+    parts: int
+    gates: int
+
+    def __call__(self, projected: Tensor, hidden: Hidden) -> Hidden:
+        """*Shape*: projected `(batch, gates * size)`; hidden, before and after, `parts` tensors `(batch, size)`."""
+        ...
+
+
+class GRUCell(nn.Module):
+    """A gated recurrent unit (Cho et al. 2014), its reset gate applied after the product as in `torch.nn.GRU`.
+
+    `r = s(x_r + U_r h); z = s(x_z + U_z h); n = tanh(x_n + r * (U_n h + b)); h' = (1 - z) * n + z * h`
+    """
+
+    parts = 1
+    gates = 3
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.recurrent = nn.Linear(size, self.gates * size)
+        _orthogonal(self.recurrent, self.gates)
+
+    def forward(self, projected: Tensor, hidden: Hidden) -> Hidden:
+        (h,) = hidden
+        return (_GRUGates.apply(projected, self.recurrent(h), h),)
+
+
+class LSTMCell(nn.Module):
+    """A long short-term memory cell with a forget gate (Gers et al. 2000), as `torch.nn.LSTM`.
+
+    `i, f, o = s(...); g = tanh(...); c' = f * c + i * g; h' = o * tanh(c')`
+    """
+
+    parts = 2
+    gates = 4
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.recurrent = nn.Linear(size, self.gates * size)
+        _orthogonal(self.recurrent, self.gates)
+        with torch.no_grad():  # remember at first (Jozefowicz et al. 2015)
+            self.recurrent.bias[size : 2 * size] = 1.0
+
+    def forward(self, projected: Tensor, hidden: Hidden) -> Hidden:
+        h, c = hidden
+        i, f, g, o = (projected + self.recurrent(h)).chunk(4, dim=-1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return (o.sigmoid() * c.tanh(), c)
+
+
+CELLS: dict[str, type[GRUCell] | type[LSTMCell]] = {"gru": GRUCell, "lstm": LSTMCell}
+
+
+class _GRUGates(torch.autograd.Function):
+    """The element-wise half of a GRU with its gradient written out: a third of the operations autograd would run."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, u: Tensor, h: Tensor) -> Tensor:
+        size = h.shape[-1]
+        rz = (x[..., : 2 * size] + u[..., : 2 * size]).sigmoid_()
+        r, z = rz[..., :size], rz[..., size:]
+        u_n = u[..., 2 * size :]
+        n = torch.addcmul(x[..., 2 * size :], r, u_n).tanh_()
+        ctx.save_for_backward(rz, n, u_n, h)
+        return torch.lerp(n, h, z)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rz, n, u_n, h = ctx.saved_tensors
+        size = h.shape[-1]
+        r, z = rz[..., :size], rz[..., size:]
+        to_h = upstream * z
+        to_x = upstream.new_empty((*upstream.shape[:-1], 3 * size))
+        to_n = to_x[..., 2 * size :]
+        torch.mul(upstream - to_h, torch.addcmul(torch.ones_like(n), n, n, value=-1), out=to_n)
+        to_rz = to_x[..., : 2 * size]
+        torch.mul(to_n, u_n, out=to_rz[..., :size])
+        torch.mul(upstream, h - n, out=to_rz[..., size:])
+        to_rz.mul_(rz).mul_(1 - rz)
+        to_u = to_x.clone()
+        to_u[..., 2 * size :].mul_(r)
+        return to_x, to_u, to_h
+
+
+class RecurrentEncoder(nn.Module):
+    """Read embedded sentences, in one or both directions, blind to padding.
+
+    Returns the memory `(batch, source_len, memory_size)` (zero on padding) and the summary `(batch, memory_size)`: the last
+    state of each direction of the top layer.
+    """
+
+    def __init__(
+        self, cell: str, input_size: int, size: int, *, layers: int, bidirectional: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        kind = {"gru": nn.GRU, "lstm": nn.LSTM}[cell]
+        directions = 2 if bidirectional else 1
+        self.memory_size = directions * size
+        self.layers = nn.ModuleList(
+            kind(
+                input_size if layer == 0 else self.memory_size,
+                size,
+                batch_first=True,
+                bidirectional=bidirectional,
+            )
+            for layer in range(layers)
+        )
+        self.dropout = Dropout(dropout)
+        gates = CELLS[cell].gates
+        for name, parameter in self.named_parameters():
+            if "weight_hh" in name:
+                for block in parameter.chunk(gates):
+                    nn.init.orthogonal_(block)
+            elif "weight_ih" in name:
+                for block in parameter.chunk(gates):
+                    nn.init.xavier_uniform_(block)
+            else:
+                nn.init.zeros_(parameter)
+
+    def forward(self, embedded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """*Shape*: embedded `(batch, source_len, input_size)`, lengths `(batch,)`, each at least 1."""
+        # Sorted by hand: packing gives the order back, and the states need the same order.
+        ordered, order = lengths.cpu().sort(descending=True, stable=True)
+        order = order.to(embedded.device)
+        memory = embedded.index_select(0, order)
+        for number, layer in enumerate(self.layers):
+            if number:
+                memory = self.dropout(memory)
+            packed, last = layer(pack_padded_sequence(memory, ordered, batch_first=True))
+            memory, _ = pad_packed_sequence(packed, batch_first=True, total_length=embedded.shape[1])
+        final = last[0] if isinstance(last, tuple) else last
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        summary = final.transpose(0, 1).flatten(1)
+        return memory.index_select(0, back), summary.index_select(0, back)
+
+
+def _orthogonal(linear: nn.Linear, gates: int) -> None:
+    for block in linear.weight.data.chunk(gates):
+        nn.init.orthogonal_(block)
+    nn.init.zeros_(linear.bias)
+
+
+def project(linear: nn.Linear, added: Tensor, input: Tensor) -> Tensor:
+    """Return `added + input @ weight.T` in one operation.  *Shape*: `(batch, out)`, `(batch, in)` -> `(batch, out)`."""
+    return torch.addmm(added, input, linear.weight.t())
+
+
+__all__ = ["CELLS", "Cell", "GRUCell", "Hidden", "LSTMCell", "RecurrentEncoder", "project"]

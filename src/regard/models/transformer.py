@@ -1,0 +1,258 @@
+"""The Transformer encoder-decoder, with any attention mechanism in its layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from regard.attention import masks
+from regard.errors import UserError
+from regard.layers import Cache, CrossAttention, Memory, SelfAttention
+from regard.models.dropout import Dropout
+from regard.models.embeddings import Embeddings, Tying
+from regard.models.positions import POSITIONS
+from regard.models.sequence import SequenceToSequence, sentences_to_select
+
+
+@dataclass(frozen=True)
+class TransformerSettings:
+    """The shape of a Transformer encoder-decoder."""
+
+    source_vocabulary: int
+    target_vocabulary: int
+    size: int = 128
+    ffn_size: int = 256
+    heads: int = 4
+    encoder_layers: int = 4
+    decoder_layers: int = 4
+    attention: str = "scaled_dot/softmax"
+    """The mechanism of every layer, spelt `score/normalizer[/mask]`."""
+    cross_attention: str = ""
+    """The mechanism with which the decoder looks at the source, where it is to be another one."""
+    dropout: float = 0.1
+    """Of the embeddings and of what each block adds."""
+    attention_dropout: float = 0.0
+    """Of the attention weights."""
+    pre_norm: bool = True
+    """Normalise what each block reads, and the end result (Xiong et al. 2020), rather than what it has written."""
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    longest: int = 1024
+    """The number of places that learned positions have."""
+    tie_embeddings: Tying = "output"
+    """Which tables are one: "none", the target's and the "output"'s, or "all" (one vocabulary for both sides)."""
+
+    def __post_init__(self) -> None:
+        for field in ("source_vocabulary", "target_vocabulary", "size", "ffn_size", "heads", "longest"):
+            if getattr(self, field) < 1:
+                raise UserError(f"{field} must be at least 1, got {getattr(self, field)}")
+        for field in ("encoder_layers", "decoder_layers"):
+            if getattr(self, field) < 1:
+                raise UserError(f"{field} must be at least 1, got {getattr(self, field)}")
+        for field in ("dropout", "attention_dropout"):
+            if not 0.0 <= getattr(self, field) < 1.0:
+                raise UserError(f"{field} must be at least 0 and below 1, got {getattr(self, field)}")
+        if self.size % self.heads:
+            raise UserError(f"size must be a multiple of heads, got size={self.size}, heads={self.heads}")
+        if self.positions not in POSITIONS:
+            raise UserError(f"positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
+        if "none" in (self.attention, self.cross_attention):
+            raise UserError(
+                "a Transformer is made of attention: for attention = 'none' choose the model 'rnn'"
+            )
+
+
+class Residual(nn.Module):
+    """The bracket around every block: normalise, drop, add."""
+
+    def __init__(self, settings: TransformerSettings) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(settings.size)
+        self.dropout = Dropout(settings.dropout)
+        self.pre = settings.pre_norm
+
+    def before(self, sequence: Tensor) -> Tensor:
+        """What the block reads."""
+        return self.norm(sequence) if self.pre else sequence
+
+    def after(self, sequence: Tensor, written: Tensor) -> Tensor:
+        """The sequence with what the block has written."""
+        total = self.dropout.add(sequence, written)
+        return total if self.pre else self.norm(total)
+
+
+class FeedForward(nn.Module):
+    """`W2 relu(W1 x)`, place by place (Vaswani et al. 2017, section 3.3)."""
+
+    def __init__(self, size: int, inner: int) -> None:
+        super().__init__()
+        self.widen = nn.Linear(size, inner)
+        self.narrow = nn.Linear(inner, size)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        """*Shape*: `(..., size)`, unchanged."""
+        return self.narrow(functional.relu(self.widen(sequence)))
+
+
+class EncoderLayer(nn.Module):
+    """Look at the sentence itself, then think about each place."""
+
+    def __init__(self, settings: TransformerSettings) -> None:
+        super().__init__()
+        self.attention = SelfAttention(
+            settings.size, settings.heads, settings.attention, dropout=settings.attention_dropout
+        )
+        self.feed_forward = FeedForward(settings.size, settings.ffn_size)
+        self.around_attention = Residual(settings)
+        self.around_feed_forward = Residual(settings)
+
+    def forward(self, sequence: Tensor, mask: masks.Mask) -> Tensor:
+        """*Shape*: sequence `(batch, source_len, size)`, unchanged; mask: True at words."""
+        written, _, _ = self.attention(self.around_attention.before(sequence), mask)
+        sequence = self.around_attention.after(sequence, written)
+        around = self.around_feed_forward
+        return around.after(sequence, self.feed_forward(around.before(sequence)))
+
+
+class DecoderLayer(nn.Module):
+    """Look at what is written, look at the source, then think about each place."""
+
+    def __init__(self, settings: TransformerSettings) -> None:
+        super().__init__()
+        self.attention = SelfAttention(
+            settings.size, settings.heads, settings.attention, dropout=settings.attention_dropout
+        )
+        self.cross_attention = CrossAttention(
+            settings.size,
+            settings.heads,
+            settings.cross_attention or settings.attention,
+            dropout=settings.attention_dropout,
+        )
+        self.feed_forward = FeedForward(settings.size, settings.ffn_size)
+        self.around_attention = Residual(settings)
+        self.around_cross_attention = Residual(settings)
+        self.around_feed_forward = Residual(settings)
+
+    def forward(
+        self, sequence: Tensor, memory: Memory, cache: Cache | None, width: int, return_weights: bool
+    ) -> tuple[Tensor, Cache, Tensor | None]:
+        """*Shape*: sequence `(batch * width, target_len, size)`; the weights `(batch, heads, width * target_len, source_len)`."""
+        around = self.around_attention
+        written, _, cache = self.attention(around.before(sequence), masks.causal(), cache)
+        sequence = around.after(sequence, written)
+        around = self.around_cross_attention
+        query = around.before(sequence)
+        grouped = query.reshape(-1, width * query.shape[1], query.shape[2])
+        written, weights = self.cross_attention(grouped, memory, return_weights)
+        sequence = around.after(sequence, written.reshape(sequence.shape))
+        around = self.around_feed_forward
+        return around.after(sequence, self.feed_forward(around.before(sequence))), cache, weights
+
+
+@dataclass(frozen=True)
+class TransformerState:
+    """For each layer the prepared memory and the cache of what is written; how much that is; how many rows share a memory."""
+
+    memories: tuple[Memory, ...]
+    caches: tuple[Cache | None, ...]
+    written: int = 0
+    width: int = 1
+
+    def select(self, rows: Tensor) -> TransformerState:
+        """Reorder, repeat or drop rows of the batch, as `State.select`."""
+        flat = rows.flatten()
+        caches = tuple(None if cache is None else cache.select(flat) for cache in self.caches)
+        memories = self.memories
+        batch = memories[0].key.shape[0] * self.width
+        if (sentences := sentences_to_select(rows, batch, self.width)) is not None:
+            memories = tuple(memory.select(sentences) for memory in memories)
+        return TransformerState(memories, caches, self.written, rows.shape[1] if rows.ndim == 2 else 1)
+
+
+class TransformerSeq2Seq(SequenceToSequence[TransformerState]):
+    """Attention in place of recurrence (Vaswani et al. 2017).
+
+    Example:
+        >>> import torch
+        >>> model = TransformerSeq2Seq(TransformerSettings(20, 30, size=8, heads=2)).eval()
+        >>> source, lengths = torch.tensor([[4, 5, 2]]), torch.tensor([3])
+        >>> states = model(source, lengths, torch.tensor([[1, 7]]))
+        >>> model.project(states).shape
+        torch.Size([1, 2, 30])
+    """
+
+    def __init__(self, settings: TransformerSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.embeddings = Embeddings(
+            settings.source_vocabulary,
+            settings.target_vocabulary,
+            settings.size,
+            tying=settings.tie_embeddings,
+            scale=settings.size**0.5,
+            std=settings.size**-0.5,
+        )
+        self.positions = POSITIONS[settings.positions](settings.size, settings.longest)
+        self.encoder = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.decoder_layers))
+        self.encoder_norm = nn.LayerNorm(settings.size) if settings.pre_norm else nn.Identity()
+        self.decoder_norm = nn.LayerNorm(settings.size) if settings.pre_norm else nn.Identity()
+        self.dropout = Dropout(settings.dropout)
+        for module in (*self.encoder.modules(), *self.decoder.modules()):
+            if isinstance(module, nn.Linear):
+                # Queries, keys and values lie in one matrix, but each is a projection of its own.
+                joined = (
+                    module.out_features // settings.size if module.out_features % settings.size == 0 else 1
+                )
+                for block in module.weight.chunk(joined if module.in_features == settings.size else 1):
+                    nn.init.xavier_uniform_(block)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def output_weight(self) -> Tensor:
+        return self.embeddings.output_weight
+
+    @property
+    def output_bias(self) -> Tensor:
+        return self.embeddings.output_bias
+
+    def encode(self, source: Tensor, source_lengths: Tensor) -> TransformerState:
+        sequence = self.embeddings.read_source(source) + self.positions(0, source.shape[1])
+        sequence = self.dropout(sequence)
+        mask = masks.padding(source_lengths)
+        for layer in self.encoder:
+            sequence = layer(sequence, mask)
+        memory = self.encoder_norm(sequence)
+        memories = tuple(
+            cast(DecoderLayer, layer).cross_attention.prepare(memory, source_lengths)
+            for layer in self.decoder
+        )
+        return TransformerState(memories, (None,) * len(memories))
+
+    def _decode(
+        self, tokens: Tensor, state: TransformerState, return_weights: bool
+    ) -> tuple[Tensor, TransformerState, list[Tensor]]:
+        places = self.positions(state.written, tokens.shape[1])
+        sequence = self.dropout(self.embeddings.read_target(tokens) + places)
+        caches, seen = [], []
+        for layer, memory, before in zip(self.decoder, state.memories, state.caches, strict=True):
+            sequence, cache, weights = layer(sequence, memory, before, state.width, return_weights)
+            caches.append(cache)
+            if weights is not None:
+                seen.append(weights)
+        after = TransformerState(state.memories, tuple(caches), state.written + tokens.shape[1], state.width)
+        return self.decoder_norm(sequence), after, seen
+
+    def forward(self, source: Tensor, source_lengths: Tensor, target_input: Tensor) -> Tensor:
+        return self._decode(target_input, self.encode(source, source_lengths), False)[0]
+
+    def step(self, tokens: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState, Tensor | None]:
+        states, after, seen = self._decode(tokens[:, None], state, True)
+        return self.project(states.squeeze(1)), after, seen[-1].mean(1).flatten(0, 1)
+
+    def alignment(self, source: Tensor, source_lengths: Tensor, target_input: Tensor) -> Tensor:
+        _, _, seen = self._decode(target_input, self.encode(source, source_lengths), True)
+        return torch.stack(seen, 1)
