@@ -121,7 +121,7 @@ def cut(font: TTFont, wanted: set[int], features: list[str]) -> TTFont:
 
 
 def save(font: TTFont, family: str) -> None:
-    """Write the font, and its licence beside it."""
+    """Write the font; its licence, `OFL.txt`, lies beside it."""
     renamed(font, family)
     path = DESTINATION / (family.replace(" ", "") + (".otf" if "CFF " in font else ".ttf"))
     font.save(path)

@@ -14,7 +14,13 @@ from regard.attention.masks import MASKS, Mask
 from regard.attention.normalizers import NORMALIZERS, NUMBERED, Normalizer
 from regard.attention.scores import SCORES, Score
 
-__all__ = ["Mechanism", "normalizer_named", "score_named"]
+__all__ = ["LISTING", "Mechanism", "normalizer_named", "score_named"]
+
+LISTING = (
+    f"scores are {', '.join(SCORES)}; normalizers are {', '.join([*NORMALIZERS, *(f'{name}-K' for name in NUMBERED)])}; "
+    "masks are causal, window-N, window-LEFT-RIGHT"
+)
+"""What a spelling is made of, in words."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Mechanism:
             raise ValueError(
                 f"unknown mechanism {spelling!r}: it is spelt score/normalizer[/mask], such as "
                 f"additive/softmax or dot/top-4/window-64, or it is 'none' where a model may do "
-                f"without attention{meant}; {_listing()}"
+                f"without attention{meant}; {LISTING}"
             )
         score_named(parts[0])
         mask: Mask | None = None
@@ -55,7 +61,7 @@ class Mechanism:
 def score_named(name: str) -> Score:
     """The score function that `name` spells, with its default parameters."""
     if name not in SCORES:
-        raise ValueError(f"unknown score {name!r}{_nearest(name, SCORES)}; {_listing()}")
+        raise ValueError(f"unknown score {name!r}{_nearest(name, SCORES)}; {LISTING}")
     return SCORES[name]()
 
 
@@ -67,7 +73,7 @@ def normalizer_named(name: str) -> Normalizer:
     if dash and head in NUMBERED and number.isascii() and number.isdigit():
         return NUMBERED[head](int(number))
     known = [*NORMALIZERS, *(f"{numbered}-4" for numbered in NUMBERED)]
-    raise ValueError(f"unknown normalizer {name!r}{_nearest(name, known)}; {_listing()}")
+    raise ValueError(f"unknown normalizer {name!r}{_nearest(name, known)}; {LISTING}")
 
 
 def _mask_named(name: str) -> Mask:
@@ -77,17 +83,9 @@ def _mask_named(name: str) -> Mask:
             return MASKS[head](*(int(number) for number in numbers))
         except TypeError:
             pass
-    raise ValueError(f"unknown mask {name!r}{_nearest(name, ['causal', 'window-64'])}; {_listing()}")
+    raise ValueError(f"unknown mask {name!r}{_nearest(name, ['causal', 'window-64'])}; {LISTING}")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _listing() -> str:
-    normalizers = [*NORMALIZERS, *(f"{name}-K" for name in NUMBERED)]
-    return (
-        f"scores are {', '.join(SCORES)}; normalizers are {', '.join(normalizers)}; "
-        "masks are causal, window-N, window-LEFT-RIGHT"
-    )

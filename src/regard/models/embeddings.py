@@ -30,6 +30,7 @@ class Embeddings(nn.Module):
         size: int,
         *,
         tying: Tying,
+        output_bias: bool,
         scale: float,
         std: float,
     ) -> None:
@@ -51,7 +52,7 @@ class Embeddings(nn.Module):
             if tying == "none"
             else None
         )
-        self.output_bias = nn.Parameter(torch.zeros(target_vocabulary))
+        self.output_bias = nn.Parameter(torch.zeros(target_vocabulary)) if output_bias else None
 
     @property
     def output_weight(self) -> Tensor:

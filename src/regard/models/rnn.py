@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from regard.errors import UserError
 from regard.layers import MemoryAttention
+from regard.models import checks
 from regard.models.dropout import Dropout
 from regard.models.embeddings import Embeddings, Tying
 from regard.models.recurrent import CELLS, RecurrentEncoder
@@ -29,7 +30,7 @@ class RecurrentSettings:
     cell: Literal["gru", "lstm"] = "gru"
     bidirectional: bool = True
     attention: str = "additive/softmax"
-    """A mechanism spelt `score/normalizer[/mask]`, or `none`."""
+    """A mechanism spelt `score/normalizer`, or `none`."""
     attention_size: int = 0
     """The size in which queries and keys are compared; 0 means `hidden_size`."""
     heads: int = 1
@@ -40,23 +41,16 @@ class RecurrentSettings:
     """Which tables are one: "none", the target's and the "output"'s, or "all" (one vocabulary for both sides)."""
 
     def __post_init__(self) -> None:
-        for field in (
-            "source_vocabulary",
-            "target_vocabulary",
-            "embedding_size",
-            "hidden_size",
-            "encoder_layers",
-            "decoder_layers",
-            "heads",
-        ):
-            if getattr(self, field) < 1:
-                raise UserError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if self.cell not in CELLS:
-            raise UserError(f"cell must be one of {', '.join(CELLS)}, got {self.cell!r}")
-        if self.wiring not in WIRINGS:
-            raise UserError(f"wiring must be one of {', '.join(WIRINGS)}, got {self.wiring!r}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise UserError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        checks.at_least_one(self, "source_vocabulary", "target_vocabulary", "embedding_size", "hidden_size")
+        checks.at_least_one(self, "encoder_layers", "decoder_layers", "heads")
+        checks.share(self, "dropout")
+        checks.one_of(self, "cell", CELLS)
+        checks.one_of(self, "wiring", WIRINGS)
+        if self.attention_size < 0:
+            raise UserError(f"attention_size must be at least 0, got {self.attention_size}")
+        if self.attention != "none":
+            checks.heads_divide(self, "attention_size" if self.attention_size else "hidden_size")
+            checks.mechanism("attention", self.attention, over_source=True)
 
 
 @dataclass(frozen=True)
@@ -97,6 +91,7 @@ class RecurrentSeq2Seq(SequenceToSequence[RecurrentState]):
             settings.target_vocabulary,
             embedding,
             tying=settings.tie_embeddings,
+            output_bias=True,
             scale=1.0,
             std=0.1,
         )
@@ -130,7 +125,7 @@ class RecurrentSeq2Seq(SequenceToSequence[RecurrentState]):
         return self.embeddings.output_weight
 
     @property
-    def output_bias(self) -> Tensor:
+    def output_bias(self) -> Tensor | None:
         return self.embeddings.output_bias
 
     def encode(self, source: Tensor, source_lengths: Tensor) -> RecurrentState:

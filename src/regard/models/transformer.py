@@ -12,6 +12,7 @@ from torch.nn import functional
 from regard.attention import masks
 from regard.errors import UserError
 from regard.layers import Cache, CrossAttention, Memory, SelfAttention
+from regard.models import checks
 from regard.models.dropout import Dropout
 from regard.models.embeddings import Embeddings, Tying
 from regard.models.positions import POSITIONS
@@ -32,7 +33,7 @@ class TransformerSettings:
     attention: str = "scaled_dot/softmax"
     """The mechanism of every layer, spelt `score/normalizer[/mask]`."""
     cross_attention: str = ""
-    """The mechanism with which the decoder looks at the source, where it is to be another one."""
+    """The mechanism with which the decoder looks at the source; by default `attention`, without its mask."""
     dropout: float = 0.1
     """Of the embeddings and of what each block adds."""
     attention_dropout: float = 0.0
@@ -46,23 +47,25 @@ class TransformerSettings:
     """Which tables are one: "none", the target's and the "output"'s, or "all" (one vocabulary for both sides)."""
 
     def __post_init__(self) -> None:
-        for field in ("source_vocabulary", "target_vocabulary", "size", "ffn_size", "heads", "longest"):
-            if getattr(self, field) < 1:
-                raise UserError(f"{field} must be at least 1, got {getattr(self, field)}")
-        for field in ("encoder_layers", "decoder_layers"):
-            if getattr(self, field) < 1:
-                raise UserError(f"{field} must be at least 1, got {getattr(self, field)}")
-        for field in ("dropout", "attention_dropout"):
-            if not 0.0 <= getattr(self, field) < 1.0:
-                raise UserError(f"{field} must be at least 0 and below 1, got {getattr(self, field)}")
-        if self.size % self.heads:
-            raise UserError(f"size must be a multiple of heads, got size={self.size}, heads={self.heads}")
-        if self.positions not in POSITIONS:
-            raise UserError(f"positions must be one of {', '.join(POSITIONS)}, got {self.positions!r}")
+        checks.at_least_one(
+            self, "source_vocabulary", "target_vocabulary", "size", "ffn_size", "heads", "longest"
+        )
+        checks.at_least_one(self, "encoder_layers", "decoder_layers")
+        checks.share(self, "dropout", "attention_dropout")
+        checks.one_of(self, "positions", POSITIONS)
+        checks.heads_divide(self, "size")
         if "none" in (self.attention, self.cross_attention):
             raise UserError(
                 "a Transformer is made of attention: for attention = 'none' choose the model 'rnn'"
             )
+        checks.mechanism("attention", self.attention, over_source=False)
+        if self.cross_attention:
+            checks.mechanism("cross_attention", self.cross_attention, over_source=True)
+
+    @property
+    def over_source(self) -> str:
+        """The mechanism with which the decoder looks at the source."""
+        return self.cross_attention or "/".join(self.attention.split("/")[:2])
 
 
 class Residual(nn.Module):
@@ -128,7 +131,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention = CrossAttention(
             settings.size,
             settings.heads,
-            settings.cross_attention or settings.attention,
+            settings.over_source,
             dropout=settings.attention_dropout,
         )
         self.feed_forward = FeedForward(settings.size, settings.ffn_size)
@@ -192,6 +195,7 @@ class TransformerSeq2Seq(SequenceToSequence[TransformerState]):
             settings.target_vocabulary,
             settings.size,
             tying=settings.tie_embeddings,
+            output_bias=False,
             scale=settings.size**0.5,
             std=settings.size**-0.5,
         )
@@ -216,7 +220,7 @@ class TransformerSeq2Seq(SequenceToSequence[TransformerState]):
         return self.embeddings.output_weight
 
     @property
-    def output_bias(self) -> Tensor:
+    def output_bias(self) -> Tensor | None:
         return self.embeddings.output_bias
 
     def encode(self, source: Tensor, source_lengths: Tensor) -> TransformerState:

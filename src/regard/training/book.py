@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regard.errors import UserError
 from regard.training import checkpoints, randomness
 from regard.training.checkpoints import State
 from regard.training.place import Place
@@ -41,7 +42,8 @@ class Book:
     """This process's further sums since the last record."""
 
     def __post_init__(self) -> None:
-        self._board: TensorBoard | None = None
+        wanted = self.place.first and self.settings.tensorboard
+        self._board = TensorBoard(self.run.path / "tensorboard") if wanted else None
         self._started = self._since = time.monotonic()
 
     def __enter__(self) -> Book:
@@ -63,12 +65,16 @@ class Book:
         if saved := checkpoints.listed(self.run):
             state, processes = checkpoints.load(saved[-1], model, optimizer)
             if self.place.rank < len(processes):  # more processes than before: the others keep their seed
-                randomness.restore(processes[self.place.rank]["random"])
+                randomness.restore(processes[self.place.rank]["random"], self.place.device)
                 self.extras = processes[self.place.rank]["extras"]
             if scaler is not None and state.scaler:
                 scaler.load_state_dict(state.scaler)
             self._started = time.monotonic() - state.seconds
             self.progress.say(f"going on from {saved[-1]}")
+        if len(set(self.place.gather(state.step))) > 1:
+            raise UserError(
+                f"{self.run.path} must be the same folder for every process; here some do not see it"
+            )
         if self.place.first:
             self.run.rewind(state.step)
         return state
@@ -109,7 +115,7 @@ class Book:
         state.stale = 0 if better else state.stale + 1
         if self.place.first:
             self._record("evaluation", state, metrics)
-            self.progress.evaluated(state, value, better)
+            self.progress.evaluated(replace(state, seconds=self.seconds()), value, better)
             if better or state.best is None:
                 self._save(model.state_dict(), state.step, "best", metrics)
         if better:
@@ -137,12 +143,12 @@ class Book:
         """Write a checkpoint, and remove those that are no longer needed."""
         before = time.monotonic()
         state.scaler = {} if scaler is None else scaler.state_dict()
-        processes = self.place.gather({"random": randomness.state(), "extras": self.extras})
+        random = randomness.state(self.place.device)
+        processes = self.place.gather({"random": random, "extras": self.extras})
         if self.place.first:
             now = replace(state, seconds=self.seconds())
             checkpoints.save(self.run, now, model, optimizer, processes)
-            of, settings = self.settings.average_of, self.settings
-            checkpoints.prune(self.run, settings.keep, settings.average, of, self.higher_is_better)
+            checkpoints.prune(self.run, self.settings, self.higher_is_better)
         self._since += time.monotonic() - before
 
     def finish(self, state: State, model: nn.Module, evaluate: Evaluate) -> None:
@@ -150,8 +156,10 @@ class Book:
         if self.place.first:
             evaluated = checkpoints.evaluated(self.run)
             [best] = checkpoints.chosen(evaluated, 1, "best", self.higher_is_better)
-            count, of = self.settings.average, self.settings.average_of
-            averaged = checkpoints.chosen(evaluated, count, of, self.higher_is_better)
+            settings = self.settings
+            averaged = checkpoints.chosen(
+                evaluated, settings.average, settings.average_of, self.higher_is_better
+            )
             metrics: dict[str, float] = {}
             if len(averaged) > 1:
                 model.load_state_dict(checkpoints.average(averaged))
@@ -172,7 +180,7 @@ class Book:
     def _measured(self, model: nn.Module, evaluate: Evaluate) -> dict[str, float]:
         """The metrics of the model as it is, leaving training's random numbers and mode alone."""
         model.eval()
-        with torch.no_grad(), randomness.kept():
+        with torch.no_grad(), randomness.kept(self.place.device):
             metrics = evaluate(model)
         model.train()
         if self.metric not in metrics:
@@ -188,13 +196,8 @@ class Book:
 
     def _record(self, kind: str, state: State, values: Mapping[str, Any]) -> None:
         if self.place.first:
-            about = {
-                "kind": kind,
-                "step": state.step,
-                "epoch": state.epoch,
-                "seconds": round(state.seconds, 3),
-            }
-            record = {**about, **values}
+            about = (kind, state.step, state.epoch, round(self.seconds(), 3))
+            record = {**dict(zip(ABOUT, about, strict=True)), **values}
             self.run.record(**record)
             if self._board is not None:
                 self._board.write(record)

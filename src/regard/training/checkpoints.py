@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from regard.errors import UserError
 from regard.training import durable, tensors
 from regard.training.run import FORMAT, Run, fill
+from regard.training.settings import TrainingSettings
 
 
 @dataclass
@@ -27,6 +28,8 @@ class State:
     """Whole epochs done."""
     batch: int = 0
     """Global batches done in the present epoch."""
+    batches: int = 0
+    """Global batches in an epoch."""
     seconds: float = 0.0
     """Wall-clock seconds of everything so far."""
     evaluated: int = 0
@@ -151,12 +154,12 @@ def chosen(metrics: Mapping[Path, float], count: int, of: str, higher_is_better:
     return sorted(rank, key=lambda path: rank[path], reverse=higher_is_better)[:count]
 
 
-def prune(run: Run, keep: int, average: int, of: str, higher_is_better: bool) -> None:
+def prune(run: Run, settings: TrainingSettings, higher_is_better: bool) -> None:
     """Remove every checkpoint but the last `keep`, the best one, and those to be averaged."""
     metrics = evaluated(run)
-    kept = {*listed(run)[-keep:], *chosen(metrics, 1, "best", higher_is_better)}
-    if average > 1:
-        kept.update(chosen(metrics, average, of, higher_is_better))
+    kept = {*listed(run)[-settings.keep :], *chosen(metrics, 1, "best", higher_is_better)}
+    if settings.average > 1:
+        kept.update(chosen(metrics, settings.average, settings.average_of, higher_is_better))
     for path in listed(run):
         if path not in kept:
             durable.remove_folder(path)

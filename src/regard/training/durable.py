@@ -35,7 +35,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         UserError: The disk is full or the folder cannot be written; nothing is left behind.
     """
-    beside = path.with_name(f".{path.name}.partial")
+    beside, aside = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.removed")
     with told(path):
         shutil.rmtree(beside, ignore_errors=True)
         try:
@@ -44,8 +44,9 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
                 _write(beside / name, content)
             sync_folder(beside)
             if path.exists():
-                remove_folder(path)
+                os.replace(path, aside)
             os.replace(beside, path)
+            shutil.rmtree(aside, ignore_errors=True)
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise

@@ -68,9 +68,10 @@ def fit(
 ) -> Result:
     """Train `model` into `run`, and leave it with the best (or averaged) weights, in evaluation mode.
 
-    `loss(model, batch)` returns the loss summed over tokens, the number of tokens, and further sums to record per
-    token (accuracy, say); `evaluate(model)` returns the metrics, `metric` among them, and runs in the first process, in float32,
-    without changing the random numbers of training. The caller seeds the model's first weights.
+    `loss(model, batch)` returns the loss summed over tokens, the number of tokens, and further sums to record
+    per token (right answers, say). `evaluate(model)` returns the metrics, `metric` among them; it runs in the
+    first process, in float32, and the random numbers of training stay as they were. The caller seeds the model's
+    first weights, the same in every process.
 
     With `resume`, training goes on from the last checkpoint (from the start if there is none yet): on the CPU bit
     for bit as if it had never stopped.
@@ -80,7 +81,7 @@ def fit(
         Interrupted: Ctrl-C or SIGTERM came; the step was finished and a checkpoint written.
     """
     budget = Budget.of(settings, len(batches))
-    if not resume and run.metrics.exists():
+    if not resume and (run.metrics.exists() or checkpoints.listed(run)):
         raise UserError(
             f"{run.path} was trained already: choose another folder, or use --resume to go on with it"
         )
@@ -99,7 +100,9 @@ def fit(
         scaler = place.scaler(settings.max_tokens)
         randomness.seed(settings.seed, place.rank)
         state = book.restore(model, optimizer, scaler) if resume else State()
-        saved = state.seconds
+        if state.step and state.batches != len(batches):
+            raise UserError(_other_data(run, state.batches, len(batches)))
+        state.batches, saved = len(batches), state.seconds
         groups = _groups(batches, settings.accumulate, state, place)
         reason = budget.reached(state.step, state.epoch, state.seconds) or book.exhausted(state)
         while reason is None:
@@ -172,4 +175,11 @@ def _not_a_number(run: Run, step: int, done: Update, rate: float) -> str:
     return (
         f"training stopped at step {step}: the {what} is not a finite number at learning rate {rate:.3g}; {kept}; "
         "try a lower learning_rate"
+    )
+
+
+def _other_data(run: Run, before: int, now: int) -> str:
+    return (
+        f"{run.path} was trained with {before} batches an epoch, but there are {now} now: to resume, its data and "
+        "max_tokens must be the same"
     )

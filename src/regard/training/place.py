@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +23,12 @@ PATIENCE = timedelta(hours=12)
 
 @dataclass(frozen=True)
 class Place:
-    """A device, this process's number `rank` among `world` processes, and the precision of the forward pass."""
+    """A device, this process's number `rank` among `world` processes, and the precision of the forward pass.
+
+    Processes sum their gradients once an update (`sum_gradients`) rather than within the backward pass, as
+    PyTorch's DistributedDataParallel does: so the models stay what they are, an update may span several batches,
+    and a process may have nothing to do in one of them.
+    """
 
     device: torch.device
     rank: int = 0
@@ -70,7 +76,7 @@ class Place:
         """The loss scaling of float16, first as for a mean over `tokens`; None in other precisions."""
         if self.precision != torch.float16:
             return None
-        return torch.amp.GradScaler(self.device.type, init_scale=65536.0 / tokens)
+        return torch.amp.GradScaler(self.device.type, init_scale=2.0 ** (16 - math.ceil(math.log2(tokens))))
 
     def same(self, model: nn.Module) -> None:
         """Give every process the first one's weights."""

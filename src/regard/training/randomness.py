@@ -19,39 +19,37 @@ def seed(value: int, rank: int = 0) -> None:
     torch.manual_seed(int(words[2]))
 
 
-def state() -> dict[str, Any]:
-    """The states of the global generators, fit for JSON."""
+def state(device: torch.device) -> dict[str, Any]:
+    """The states of the global generators, that of a CUDA `device` included, fit for JSON."""
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, list(internal), gauss],
         "numpy": [name, np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state().numpy().tobytes().hex(),
-        "cuda": [one.numpy().tobytes().hex() for one in torch.cuda.get_rng_state_all()]
-        if torch.cuda.is_available()
-        else [],
+        "cuda": torch.cuda.get_rng_state(device).numpy().tobytes().hex() if device.type == "cuda" else "",
     }
 
 
-def restore(states: dict[str, Any]) -> None:
+def restore(states: dict[str, Any], device: torch.device) -> None:
     """Set the global generators to what `state` returned."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = states["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(_bytes(states["torch"]))
-    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([_bytes(one) for one in states["cuda"]])
+    if device.type == "cuda" and states["cuda"]:
+        torch.cuda.set_rng_state(_bytes(states["cuda"]), device)
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def kept(device: torch.device) -> Iterator[None]:
     """Whatever happens inside draws random numbers without changing those drawn afterwards."""
-    before = state()
+    before = state(device)
     try:
         yield
     finally:
-        restore(before)
+        restore(before, device)
 
 
 def _bytes(text: str) -> torch.Tensor:

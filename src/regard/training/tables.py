@@ -64,7 +64,7 @@ def _read(hint: Any, value: Any, where: str) -> Any:
     """One TOML value as the annotated type `hint`: int, float, bool, str, Literal, tuple or an optional of these."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        if value == NONE and type(None) in get_args(hint):
+        if (value is None or value == NONE) and type(None) in get_args(hint):
             return None
         choices = [choice for choice in get_args(hint) if choice is not type(None)]
         for choice in choices:

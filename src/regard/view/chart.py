@@ -230,7 +230,8 @@ def ticks(low: float, high: float, about: int = 6) -> list[float]:
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{place * step:.10g}") for place in range(first, last + 1)]
+    digits = max(0, 1 - math.floor(math.log10(step)))
+    return [round(place * step, digits) for place in range(first, last + 1)]
 
 
 def thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

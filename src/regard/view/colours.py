@@ -45,13 +45,13 @@ def _gamma(value: float) -> float:
     return 12.92 * value if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055
 
 
-def _scale(first: float, last: float, chroma: float, hue: float) -> tuple[str, ...]:
+def _scale(first: float, last: float, chroma: float, least: float, hue: float) -> tuple[str, ...]:
     shades = []
     for level in range(LEVELS):
         share = level / (LEVELS - 1)
         lightness = first + (last - first) * share
         # Most colour in the middle, where sRGB has room for it.
-        colour = chroma * (0.16 + 0.84 * math.sin(math.pi * 0.8 * share))
+        colour = least + (chroma - least) * math.sin(math.pi * 0.8 * share)
         shades.append(oklch(lightness, colour, hue))
     return tuple(shades)
 
@@ -67,7 +67,7 @@ LIGHT = Theme(
         "good": "#17795e",
         "bad": "#b3261e",
     },
-    shades=_scale(0.945, 0.31, 0.135, 256),
+    shades=_scale(0.945, 0.31, 0.135, 0.021, 256),
 )
 DARK = Theme(
     roles={
@@ -80,7 +80,7 @@ DARK = Theme(
         "good": "#66cfae",
         "bad": "#ff9a8f",
     },
-    shades=_scale(0.29, 0.94, 0.115, 250),
+    shades=_scale(0.29, 0.94, 0.115, 0.045, 250),
 )
 SERIES = {
     "light": ("#2f5fb3", "#b4501e", "#17795e", "#8a3f8f", "#8a6d00", "#c02f55", "#4b5563", "#00788c"),

@@ -10,13 +10,15 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from regard.view.labels import visible
+from regard.view.labels import readable, visible
 from regard.view.layout import pooled
 from regard.view.picture import Picture
 from regard.view.svg import THEMED, shapes
 
 MOST_NUMBERS = 2_500
 """A table of all weights has at most this many; beyond, it tells each row's largest."""
+MOST_ROWS = 1_000
+"""A table has at most this many rows."""
 
 
 def heatmap_figure(
@@ -26,17 +28,18 @@ def heatmap_figure(
     target: Sequence[str],
     title: str,
     subtitle: str,
+    heading: str,
 ) -> str:
     """Markup of a `<figure>` whose weights can be pointed at, walked through by keyboard, or read as a table.
 
-    `picture` has no title of its own: it is the caption. *Shape* of `weights`: `(target_len, source_len)`.
+    `picture` has no title of its own: it is in the caption, as a `heading` element (`h1`, `h3`).
+    *Shape* of `weights`: `(target_len, source_len)`.
     """
-    sources, targets = [visible(token) for token in source], [visible(token) for token in target]
-    most = float(np.nanmax(weights, initial=0.0)) or 1.0
-    codes = np.where(np.isnan(weights), 65535, np.rint(np.nan_to_num(weights) / most * 65534)).astype("<u2")
-    _, row_step, column_step = pooled(weights)
+    drawn, sources, targets = pooled(weights, source, target)
+    most = float(np.nanmax(drawn, initial=0.0)) or 1.0
+    codes = np.where(np.isnan(drawn), 65535, np.rint(np.nan_to_num(drawn) / most * 65534)).astype("<u2")
     cells = picture.cells
-    grid = [cells.x, cells.y, cells.width / column_step, cells.height / row_step]
+    grid = [cells.x, cells.y, cells.width, cells.height]
     data = {
         "source": json.dumps(sources, ensure_ascii=False),
         "target": json.dumps(targets, ensure_ascii=False),
@@ -45,8 +48,8 @@ def heatmap_figure(
         "weights": base64.b64encode(codes.tobytes()).decode("ascii"),
     }
     attributes = "".join(f' data-{name}="{escape(value)}"' for name, value in data.items())
-    caption = f"<h2>{escape(visible(title))}</h2>" if title else ""
-    caption += f"<p>{escape(visible(subtitle))}</p>" if subtitle else ""
+    caption = f"<{heading}>{escape(readable(title))}</{heading}>" if title else ""
+    caption += f"<p>{escape(readable(subtitle))}</p>" if subtitle else ""
     return (
         f'<figure class="heatmap"{attributes}>\n'
         + (f"<figcaption>{caption}</figcaption>\n" if caption else "")
@@ -57,12 +60,13 @@ def heatmap_figure(
         + '<rect class="cursor" width="0" height="0"/>\n</svg></div>\n'
         '<output class="readout quiet" aria-live="polite">'
         "Point at a cell, or move with the arrow keys, to read its weight.</output>\n"
-        + _numbers(weights, sources, targets)
+        + _numbers(weights, source, target)
         + "</figure>\n"
     )
 
 
-def _numbers(weights: NDArray[np.float64], sources: list[str], targets: list[str]) -> str:
+def _numbers(weights: NDArray[np.float64], source: Sequence[str], target: Sequence[str]) -> str:
+    sources, targets = [visible(token) for token in source], [visible(token) for token in target[:MOST_ROWS]]
     if weights.size <= MOST_NUMBERS:
         head = "".join(f'<th scope="col" class="number"><bdi>{escape(token)}</bdi></th>' for token in sources)
         rows = (
@@ -78,7 +82,7 @@ def _numbers(weights: NDArray[np.float64], sources: list[str], targets: list[str
                 for place in np.argsort(-np.nan_to_num(row), kind="stable")[:3].tolist()
             )
             + "</td>"
-            for row in weights[:MOST_NUMBERS]
+            for row in weights[:MOST_ROWS]
         )
         caption = "The three source tokens with the largest weights, for each target token."
     body = "".join(

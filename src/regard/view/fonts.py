@@ -1,8 +1,9 @@
 """The fonts of pictures: which character which font has, how wide text is, and a font small enough to embed.
 
 Pictures use fonts that come with the package, never the machine's, so that they are legible and the same
-everywhere: `Regard Sans` (Latin, Greek, Cyrillic) and `Regard Sans CJK` (Chinese, Japanese, Korean), both
-subsets of Noto made by `tools/make_fonts.py`, then `DejaVu Sans` from Matplotlib for most other scripts.
+everywhere: `Regard Sans` (Latin, Greek, Cyrillic, and the scripts of India, South-East Asia and Ethiopia) and
+`Regard Sans CJK` (Chinese, Japanese, Korean), subsets of Noto made by `tools/make_fonts.py`; then
+`DejaVu Sans` from Matplotlib, which has most other scripts and symbols.
 """
 
 from __future__ import annotations
@@ -16,30 +17,32 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from regard.errors import require
+from regard.view.labels import code
 
 _HERE = Path(__file__).parent / "fonts"
 
 
 @dataclass(frozen=True)
 class Face:
-    """A font file and the family name by which pictures ask for it."""
+    """A font file, the family name it has, and the one under which pages carry a part of it."""
 
     family: str
     path: Path
+    carried: str
 
 
 @functools.cache
 def faces() -> tuple[Face, ...]:
     """The fonts in the order in which they are asked for a character."""
     own = (
-        Face("Regard Sans", _HERE / "RegardSans.ttf"),
-        Face("Regard Sans CJK", _HERE / "RegardSansCJK.otf"),
+        Face("Regard Sans", _HERE / "RegardSans.ttf", "Regard Sans"),
+        Face("Regard Sans CJK", _HERE / "RegardSansCJK.otf", "Regard Sans CJK"),
     )
     matplotlib = find_spec("matplotlib")
     if matplotlib is None or not matplotlib.submodule_search_locations:
         return own
     folder = Path(matplotlib.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf"
-    return (*own, Face("DejaVu Sans", folder / "DejaVuSans.ttf"))
+    return (*own, Face("DejaVu Sans", folder / "DejaVuSans.ttf", "Regard Sans More"))
 
 
 @functools.cache
@@ -81,22 +84,27 @@ def clip(text: str, size: float, most: float) -> str:
     return kept + "…"
 
 
-def embedded(text: str, *, skip: frozenset[str] = frozenset()) -> str:
+def drawable(text: str) -> str:
+    """The text with each character that no font here has written as its number: never an empty box."""
+    return "".join(char if face_of(char) is not None else code(char) for char in text)
+
+
+def embedded(text: str) -> str:
     """CSS `@font-face` rules that carry the glyphs of `text`, and no others, in the file itself.
 
-    Families named in `skip` are left out. Characters that no font here has are left to the reader's fonts.
+    Characters that no font here has are left to the reader's fonts.
     """
     wanted: dict[Face, set[str]] = {}
     for char in set(text):
         face = face_of(char)
-        if face is not None and face.family not in skip:
+        if face is not None:
             wanted.setdefault(face, set()).add(char)
     rules = []
     for face in faces():
         if face in wanted:
             data = base64.b64encode(_subset(face, "".join(sorted(wanted[face])))).decode("ascii")
             rules.append(
-                f'@font-face{{font-family:"{face.family}";'
+                f'@font-face{{font-family:"{face.carried}";'
                 f'src:url(data:font/woff2;base64,{data}) format("woff2")}}'
             )
     return "".join(rules)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from regard.errors import UserError
 from regard.view.colours import LIGHT
 from regard.view.figure import heatmap_figure
 from regard.view.files import write
-from regard.view.labels import visible
+from regard.view.fonts import drawable
+from regard.view.labels import readable
 from regard.view.layout import heatmap_picture
 from regard.view.page import page
 from regard.view.picture import Picture
@@ -53,21 +54,21 @@ class Heatmap:
 
     def png(self) -> bytes:
         """The heatmap as a PNG image."""
-        return png(self._picture(self.title, self.subtitle), LIGHT)
+        return png(self._picture(self.title, self.subtitle, drawable), LIGHT)
 
     def svg(self) -> str:
         """The heatmap as an SVG file that carries the glyphs it needs."""
         return svg(self._picture(self.title, self.subtitle), LIGHT)
 
-    def figure(self) -> str:
-        """The heatmap as a `<figure>`, for `regard.view.page`."""
+    def figure(self, heading: Literal["h1", "h2", "h3"] = "h3") -> str:
+        """The heatmap as a `<figure>` of an HTML page, with its title as that heading."""
         return heatmap_figure(
-            self._picture("", ""), self.weights, self.source, self.target, self.title, self.subtitle
+            self._picture("", ""), self.weights, self.source, self.target, self.title, self.subtitle, heading
         )
 
     def html(self) -> str:
         """The heatmap as an HTML page of its own, light or dark as the reader prefers."""
-        return page(visible(self.title) if self.title else "Attention weights", self.figure())
+        return page(readable(self.title) or "Attention weights", self.figure("h1"))
 
     def text(self, width: int | None = None, *, colour: bool | None = None) -> str:
         """The heatmap for a terminal of `width` columns, in panels if it is narrow.
@@ -92,9 +93,9 @@ class Heatmap:
             raise UserError(f"cannot draw {path.name!r}: the name must end in .png, .svg or .html")
         write(path, data)
 
-    def _picture(self, title: str, subtitle: str) -> Picture:
+    def _picture(self, title: str, subtitle: str, label: Callable[[str], str] = str) -> Picture:
         return heatmap_picture(
-            self.weights, self.source, self.target, self.top, title, subtitle, self.description
+            self.weights, self.source, self.target, self.top, title, subtitle, self.description, label
         )
 
     def _repr_png_(self) -> bytes:

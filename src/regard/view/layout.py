@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regard.view.colours import LEVELS
 from regard.view.fonts import clip, width
-from regard.view.labels import visible
+from regard.view.labels import readable, visible
 from regard.view.picture import EMPTY, MISSING, Box, Cells, Picture, Text
 
 MARGIN = 20
@@ -18,7 +18,7 @@ LARGEST_CELL = 28
 WIDEST_CELL = 76
 ROOM = 1120  # pixels the cells may take along one side
 LONGEST_LABEL = 170
-MOST_CELLS = 1024  # along one side; beyond, neighbours share a cell
+MOST_CELLS = 560  # along one side; beyond, neighbours share a cell
 LEGEND = 160
 
 
@@ -35,14 +35,27 @@ def levels(weights: NDArray[np.float64], top: float) -> NDArray[np.int16]:
     return shades
 
 
-def pooled(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], int, int]:
-    """The weights with neighbours merged, so that neither side has more than MOST_CELLS; and how many."""
+def pooled(
+    weights: NDArray[np.float64], source: Sequence[str], target: Sequence[str]
+) -> tuple[NDArray[np.float64], list[str], list[str]]:
+    """The weights with neighbours merged (their largest), so that neither side has more than MOST_CELLS.
+
+    The labels come back visible; of a merged group, its first and last. *Shape*: `(rows, columns)` out.
+    """
     rows = math.ceil(weights.shape[0] / MOST_CELLS)
     columns = math.ceil(weights.shape[1] / MOST_CELLS)
-    if rows == columns == 1:
-        return weights, 1, 1
-    merged = np.maximum.reduceat(weights, np.arange(0, weights.shape[0], rows), axis=0)
-    return np.maximum.reduceat(merged, np.arange(0, weights.shape[1], columns), axis=1), rows, columns
+    if rows > 1 or columns > 1:
+        weights = np.maximum.reduceat(weights, np.arange(0, weights.shape[0], rows), axis=0)
+        weights = np.maximum.reduceat(weights, np.arange(0, weights.shape[1], columns), axis=1)
+    return weights, _grouped(source, columns), _grouped(target, rows)
+
+
+def _grouped(tokens: Sequence[str], size: int) -> list[str]:
+    labels = [visible(token) for token in tokens]
+    if size == 1:
+        return labels
+    groups = (labels[start : start + size] for start in range(0, len(labels), size))
+    return [group[0] if len(group) == 1 else f"{group[0]} … {group[-1]}" for group in groups]
 
 
 def heatmap_picture(
@@ -53,24 +66,29 @@ def heatmap_picture(
     title: str,
     subtitle: str,
     description: str,
+    label: Callable[[str], str] = str,
 ) -> Picture:
-    """Lay out a heatmap: sources on top, targets at the left, the scale under the cells."""
-    weights, row_step, column_step = pooled(weights)
+    """Lay out a heatmap: sources on top, targets at the left, the scale under the cells.
+
+    `label` has the last word on what is written for a text.
+    """
+    merged = math.ceil(len(source) / MOST_CELLS) * math.ceil(len(target) / MOST_CELLS)
+    weights, sources, targets = pooled(weights, source, target)
     rows, across = weights.shape
     cell = max(1, min(LARGEST_CELL, ROOM // max(rows, across)))
     size = max(8.0, min(13.0, cell * 0.62))
-    source_labels = [clip(visible(token), size, LONGEST_LABEL) for token in source[::column_step]]
-    target_labels = [clip(visible(token), size, LONGEST_LABEL) for token in target[::row_step]]
-    widest = max(width(label, size) for label in source_labels)
+    source_labels = [clip(label(token), size, LONGEST_LABEL) for token in sources]
+    target_labels = [clip(label(token), size, LONGEST_LABEL) for token in targets]
+    widest = max(width(text, size) for text in source_labels)
     cell_width, angle = _orientation(cell, across, widest)
     gap = 1 if cell >= 9 else 0
 
-    left_label = max(width(label, size) for label in target_labels)
+    left_label = max(width(text, size) for text in target_labels)
     head = MARGIN
     texts: list[Text] = []
     boxes: list[Box] = []
     for line, line_size, role in ((title, 16.0, "ink"), (subtitle, 12.5, "muted")):
-        for part in _wrapped(line, line_size, max(420, cell_width * across + left_label)):
+        for part in _wrapped(label(readable(line)), line_size, max(420, cell_width * across + left_label)):
             head += round(line_size * 1.35)
             texts.append(Text(MARGIN, head - 4, part, line_size, role))
     if texts:
@@ -88,20 +106,20 @@ def heatmap_picture(
     overhang = 0.0
     every = _every(cell_width, size * (1.5 if angle == 45 else 1.15)) if angle else 1
     for place in range(0, across, every):
-        label, centre = source_labels[place], x + (place + 0.5) * cell_width
+        written, centre = source_labels[place], x + (place + 0.5) * cell_width
         if angle == 0:
-            texts.append(Text(centre, y - 7, label, size, "ink", "middle"))
+            texts.append(Text(centre, y - 7, written, size, "ink", "middle"))
         elif angle == 45:
-            texts.append(Text(centre + size * 0.3, y - 6, label, size, "ink", "start", 45))
-            overhang = max(overhang, centre + width(label, size) * math.cos(math.pi / 4) + size)
+            texts.append(Text(centre + size * 0.3, y - 6, written, size, "ink", "start", 45))
+            overhang = max(overhang, centre + width(written, size) * math.cos(math.pi / 4) + size)
         else:
-            texts.append(Text(centre + size * 0.35, y - 6, label, size, "ink", "start", 90))
+            texts.append(Text(centre + size * 0.35, y - 6, written, size, "ink", "start", 90))
     for place in range(0, rows, _every(cell, size * 1.15)):
         middle = y + (place + 0.5) * cell
         texts.append(Text(x - 8, middle + size * 0.36, target_labels[place], size, "ink", "end"))
 
     foot = y + grid_height + 16
-    legend_boxes, legend_texts = _legend(x, foot, top, bool(np.isnan(weights).any()), row_step * column_step)
+    legend_boxes, legend_texts = _legend(x, foot, top, bool(np.isnan(weights).any()), merged)
     ends = [x + grid_width, overhang, x + LEGEND + 120]
     ends += [
         text.x + width(text.text, text.size) for text in texts if text.anchor == "start" and not text.angle
@@ -137,7 +155,7 @@ def _every(cell: int, line: float) -> int:
 def _wrapped(text: str, size: float, room: float) -> list[str]:
     """The text in at most three lines that fit the room."""
     lines: list[str] = []
-    for word in visible(text).split(" ") if text else []:
+    for word in text.split():
         if lines and width(f"{lines[-1]} {word}", size) <= room:
             lines[-1] += f" {word}"
         else:

@@ -17,16 +17,15 @@ from regard.view.script import SCRIPT
 from regard.view.style import STYLE
 
 _TAG = re.compile(r"<[^>]*>")
-_LATIN = frozenset({"Regard Sans", "DejaVu Sans"})
 
 
 def page(title: str, body: str) -> str:
     """The page with this body; `title` is text, `body` is markup whose texts have been escaped.
 
-    Chinese, Japanese and Korean glyphs of the body travel inside the page, for machines without such fonts.
+    Glyphs that some machines have no font for (Chinese, Hindi, Thai ...) travel inside the page.
     """
     shown = html.unescape(_TAG.sub("", body)) + title
-    style = fonts.embedded(shown, skip=_LATIN) + _themes() + STYLE
+    style = fonts.embedded("".join(char for char in set(shown) if _rare(char))) + _themes() + STYLE
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(SCRIPT)}'; "
         "font-src data:; img-src data:; base-uri 'none'; form-action 'none'"
@@ -42,6 +41,11 @@ def page(title: str, body: str) -> str:
         f"<style>{style}</style>\n</head>\n"
         f"<body>\n{body}\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
+
+
+def _rare(char: str) -> bool:
+    """Whether a machine may lack the character: beyond Latin, Greek, Cyrillic and common signs."""
+    return not (char < "\u0530" or "\u1e00" <= char < "\u2c00")
 
 
 def _hash(text: str) -> str:

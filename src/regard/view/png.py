@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +13,19 @@ from numpy.typing import NDArray
 from regard.errors import require
 from regard.view import fonts
 from regard.view.colours import Theme
-from regard.view.labels import code
+from regard.view.labels import readable
 from regard.view.picture import Picture
 from regard.view.svg import painted
 
 SCALE = 2  # pixels of the file per pixel of the picture
+# Whatever else the reader's matplotlibrc says, the picture is the same.
+_SETTINGS: Any = {"text.hinting": "none", "text.antialiased": True, "path.sketch": None, "path.effects": []}
 
 
 def png(picture: Picture, theme: Theme) -> bytes:
     """A PNG file in one theme's colours, twice the picture's size so that it is sharp in print."""
     require("matplotlib", "tasks")
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
@@ -30,41 +34,37 @@ def png(picture: Picture, theme: Theme) -> bytes:
     ground = _ground(picture, theme)
     high, wide, _ = ground.shape
     families = _families()
-    # At 72 points per inch a point is a pixel, so that sizes are the layout's own.
-    figure = Figure(figsize=(wide / 72, high / 72), dpi=72)
-    canvas = FigureCanvasAgg(figure)
-    figure.figimage(ground)
-    for text in picture.texts:
-        figure.text(
-            text.x * SCALE,
-            high - text.y * SCALE,
-            drawable(text.text),
-            transform=None,
-            fontsize=text.size * SCALE,
-            fontfamily=families,
-            fontstyle="normal",
-            fontweight="normal",
-            color=theme.colour(text.role),
-            ha={"start": "left", "middle": "center", "end": "right"}[text.anchor],
-            va="baseline",
-            rotation=text.angle,
-            rotation_mode="anchor",
-            parse_math=False,
-            usetex=False,
-        )
-    canvas.draw()
+    with rc_context(_SETTINGS):
+        # At 72 points per inch a point is a pixel, so that sizes are the layout's own.
+        figure = Figure(figsize=(wide / 72, high / 72), dpi=72)
+        canvas = FigureCanvasAgg(figure)
+        figure.figimage(ground)
+        for text in picture.texts:
+            figure.text(
+                text.x * SCALE,
+                high - text.y * SCALE,
+                text.text,
+                transform=None,
+                fontsize=text.size * SCALE,
+                fontfamily=families,
+                fontstyle="normal",
+                fontweight="normal",
+                color=theme.colour(text.role),
+                ha={"start": "left", "middle": "center", "end": "right"}[text.anchor],
+                va="baseline",
+                rotation=text.angle,
+                rotation_mode="anchor",
+                parse_math=False,
+                usetex=False,
+            )
+        canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     about = PngInfo()
-    about.add_itxt("Title", picture.title)
+    about.add_itxt("Title", readable(picture.title))
     about.add_itxt("Description", picture.description)
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True, pnginfo=about)
+    image.save(buffer, format="PNG", pnginfo=about)
     return buffer.getvalue()
-
-
-def drawable(text: str) -> str:
-    """The text with each character that no font here has written as its number: never an empty box."""
-    return "".join(char if fonts.face_of(char) is not None else code(char) for char in text)
 
 
 def _ground(picture: Picture, theme: Theme) -> NDArray[np.uint8]:

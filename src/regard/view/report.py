@@ -56,6 +56,7 @@ class Report:
     """A page of sections that fetches nothing: it can be mailed, archived, and read without a network.
 
     Example:
+        >>> from regard.view import Series
         >>> chart = Chart("Loss", "step", "loss", [Series("train", [(0, 2.0), (100, 0.5)])])
         >>> report = Report("dates, additive/softmax", [Section("Training", ["It went well.", chart])])
         >>> "https:" in report.html()

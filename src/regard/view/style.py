@@ -1,13 +1,13 @@
 """The style sheet of the pages.
 
-`Regard Sans CJK` comes first in every list of fonts: the page carries only the CJK glyphs it shows, and a
-browser that meets a font of its own first may never repaint the text that was waiting for this one.
+`Regard Sans` comes first in every list of fonts, though the page carries only the rarer glyphs of it: a
+browser that asks its own fonts first may never repaint the text that was waiting for this one.
 """
 
 STYLE = """
 *{box-sizing:border-box}
 html{background:var(--paper);color:var(--ink);color-scheme:light dark;
-font:16px/1.55 "Regard Sans CJK",system-ui,"Segoe UI","Noto Sans",sans-serif}
+font:16px/1.55 "Regard Sans","Regard Sans CJK","Regard Sans More",system-ui,"Segoe UI","Noto Sans",sans-serif}
 body{margin:0 auto;padding:2rem 1.5rem 4rem;max-width:76rem}
 h1{font-size:1.6rem;line-height:1.25;margin:0 0 .4rem;font-weight:650}
 h2{font-size:1.15rem;margin:2.6rem 0 .6rem;font-weight:650}
@@ -16,10 +16,11 @@ p{margin:.4rem 0;max-width:46rem}
 a{color:var(--s0)}
 :focus-visible{outline:2px solid var(--s0);outline-offset:2px}
 figure{margin:1rem 0}
-figcaption h2,figcaption h3{margin:0;font-size:1.05rem;font-weight:650}
+h3{margin:0;font-size:1.05rem;font-weight:650}
 .scroll{overflow-x:auto}
 svg{display:block}
-svg text{font-family:"Regard Sans CJK","Noto Sans","DejaVu Sans",Verdana,sans-serif;fill:var(--ink)}
+svg text{font-family:"Regard Sans","Regard Sans CJK","Regard Sans More","Noto Sans",
+"DejaVu Sans",Verdana,sans-serif;fill:var(--ink)}
 svg text.muted{fill:var(--muted)}
 .ground{fill:var(--ground)}.missing{fill:var(--missing)}
 .cells{shape-rendering:crispEdges}
@@ -52,7 +53,8 @@ ul.legend li{display:flex;align-items:center;gap:.45rem}
 .headlines .quiet{font-size:.85rem}
 details{margin:.5rem 0}
 summary{cursor:pointer;color:var(--muted);width:fit-content}
-code,pre{font:.86rem/1.5 "Regard Sans CJK",ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace}
+code,pre{font:.86rem/1.5 "Regard Sans","Regard Sans CJK","Regard Sans More",ui-monospace,"DejaVu Sans Mono",
+Menlo,Consolas,monospace}
 pre{background:var(--ground);border:1px solid var(--line);border-radius:6px;padding:.7rem .9rem;
 overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere}
 .light-only{display:inline}.dark-only{display:none}

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from regard.view import fonts
 from regard.view.colours import DARK, LIGHT, Theme
+from regard.view.labels import readable
 from regard.view.picture import EMPTY, MISSING, Box, Cells, Picture, Text
 
 MOST_PATHS = 40_000
 """A grid with more cells than this is painted as an image of one pixel per cell."""
-FAMILIES = "'Regard Sans', 'Regard Sans CJK', 'DejaVu Sans', sans-serif"
+FAMILIES = "'Regard Sans', 'Regard Sans CJK', 'Regard Sans More', 'DejaVu Sans', sans-serif"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def svg(picture: Picture, theme: Theme) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{picture.width}" height="{picture.height}" '
         f'viewBox="0 0 {picture.width} {picture.height}" role="img" aria-labelledby="title description" '
         f'font-family="{FAMILIES}">\n'
-        f'<title id="title">{escape(picture.title)}</title>\n'
+        f'<title id="title">{escape(readable(picture.title))}</title>\n'
         f'<desc id="description">{escape(picture.description)}</desc>\n'
         f"<style>{fonts.embedded(used)}</style>\n"
         f'<rect width="{picture.width}" height="{picture.height}" fill="{theme.colour("paper")}"/>\n'

@@ -14,6 +14,8 @@ from regard.view.colours import DARK, LEVELS, LIGHT
 from regard.view.labels import clip, columns, visible
 from regard.view.layout import levels
 
+NARROWEST = 24
+"""Fewer columns than this are taken for this many."""
 _BLOCKS = "░▒▓█"
 _WIDEST_LABEL = 12
 _WIDEST_COLUMN = 10
@@ -39,7 +41,7 @@ def terminal(
 ) -> str:
     """The heatmap as lines of at most `width` columns, for a font whose wide characters take two."""
     width = shutil.get_terminal_size((100, 24)).columns if width is None else width
-    width = max(width, 16)
+    width = max(width, NARROWEST)
     colour = colour_allowed() if colour is None else colour
     row_labels = [clip(visible(token), min(_WIDEST_LABEL, width // 3)) for token in target]
     left = max(columns(label) for label in row_labels) + 1
@@ -60,8 +62,8 @@ def terminal(
             )
             lines.append(" " * (left - 1 - columns(label)) + label + " " + " ".join(cells))
         panels.append("\n".join(line.rstrip() for line in lines))
-    head = [clip(visible(line), width) for line in heading if line]
-    scale = f"{' ' * left}0 {_ramp(colour)} {top:.3g}"
+    head = [clip(visible(line.strip()), width) for line in heading if line]
+    scale = f"{' ' * min(left, 6)}0 {_ramp(colour)} {top:.3g}"
     return "\n\n".join([*(["\n".join(head)] if head else []), *panels, scale]) + "\n"
 
 
@@ -91,7 +93,7 @@ def _painted(text: str, level: int) -> str:
 def _ramp(colour: bool) -> str:
     if not colour:
         return "·" + "".join(block * 2 for block in _BLOCKS)
-    return "·" + "".join(_painted(" ", level) for level in range(3, LEVELS, 4))
+    return "·" + "".join(_painted(" ", level) for level in range(3, LEVELS, 8))
 
 
 def _parts(colour: str) -> str:

@@ -1,0 +1,71 @@
+"""`regard evaluate`: how good a trained run is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from regard.errors import UserError
+
+
+def evaluate(
+    run: Path,
+    *,
+    data: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative=())] = None,
+    split: str | None = None,
+    beam: int | None = None,
+    output: Path | None = None,
+    json_lines: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    device: str = "cpu",
+) -> None:
+    """Measure a trained run on held-out data: its own, or other data of the same kind.
+
+    Parameters
+    ----------
+    run
+        The run directory.
+    data
+        Other data than the run's own.
+    split
+        Only this part (valid, or the name of a test set); all parts but train when not given.
+    beam
+        The width of the search; the run's own setting when not given.
+    output
+        A file for the predictions, one line an example; needs --split.
+    json_lines
+        Print one JSON object a split instead of a table.
+    device
+        Where to compute.
+    """
+    from regard.tasks.experiment import Trained
+    from regard.training.durable import write_file
+
+    trained = Trained.open(run, device)
+    splits = trained.task.read(trained.task.settings, data) if data else trained.experiment.read()
+    if split is not None:
+        if split not in splits:
+            raise UserError(f"there is no split {split!r}; there are: {', '.join(splits)}")
+        splits = {split: splits[split]}
+    elif output is not None:
+        raise UserError("--output needs --split: the predictions of one split go into the file")
+    if split == "train":
+        found = {"train": trained.task.evaluate(trained.model, splits["train"], beam=beam or 1)}
+    else:
+        found = trained.evaluate(splits, beam)
+    if output is not None and split is not None:
+        lines = "".join(f"{said}\n" for _, said, *_ in found[split].judged)
+        write_file(output, lines.encode())
+    for name, one in found.items():
+        numbers = {key: round(value, 4) for key, value in one.metrics.items()}
+        if json_lines:
+            print(json.dumps({"split": name, "examples": len(one.judged), **numbers, **{
+                f"{key}_signature": text for key, text in one.signatures.items()}}, ensure_ascii=False))  # fmt: skip
+        else:
+            shown = "  ".join(f"{key} {value:g}" for key, value in numbers.items())
+            print(f"{name}: {len(one.judged)} examples  {shown}")
+    if not json_lines:
+        for key, text in next(iter(found.values())).signatures.items():
+            print(f"{key}: {text}")

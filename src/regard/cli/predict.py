@@ -1,0 +1,124 @@
+"""`regard predict`: answers for a file, for standard input, or at a prompt."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from regard.errors import UserError
+from regard.tasks.task import Answer
+
+CHUNK = 256
+"""Lines answered together; the output appears after each chunk."""
+
+
+def predict(
+    run: Path,
+    input: Path | None = None,
+    *,
+    text: str | None = None,
+    output: Path | None = None,
+    beam: int | None = None,
+    length_penalty: float | None = None,
+    n_best: int = 1,
+    device: str = "cpu",
+) -> None:
+    """Answer each line of a file, of standard input (no file, or -), or each line typed at a prompt.
+
+    With --n-best each answer is a line: number of the input, score, text, separated by tabs.
+
+    Parameters
+    ----------
+    run
+        The run directory.
+    input
+        A UTF-8 text file, one input a line; standard input when not given.
+    text
+        Answer just this.
+    output
+        A file for the answers instead of standard output; written whole or not at all.
+    beam
+        The width of the search (1 is greedy); the run's own setting when not given.
+    length_penalty
+        The exponent of the length penalty; the run's own setting when not given.
+    n_best
+        How many answers to give to each input.
+    device
+        Where to compute.
+    """
+    from regard.tasks.experiment import Trained
+    from regard.training.durable import write_file
+
+    if n_best < 1:
+        raise UserError(f"--n-best must be at least 1, it is {n_best}")
+    trained = Trained.open(run, device)
+    settings = trained.experiment.settings
+    width = max(settings.beam if beam is None else beam, n_best if beam is None else 1)
+    if width < 1 or n_best > width:
+        raise UserError(f"--beam must be at least --n-best, and at least 1: they are {width} and {n_best}")
+    penalty = settings.length_penalty if length_penalty is None else length_penalty
+    prompts = text is None and input is None and sys.stdin.isatty()
+    lines, where = _lines(input, text, prompts)
+    answered: list[str] = []
+    size = 1 if prompts else CHUNK
+    start = 0
+    while chunk := list(islice(lines, size)):
+        answers = trained.task.predict(
+            trained.model,
+            chunk,
+            beam=width,
+            length_penalty=penalty,
+            n_best=n_best,
+            where=where,
+            first=start + 1,
+        )
+        written = [row for place, one in enumerate(answers, start + 1) for row in _rows(place, one, n_best)]
+        start += len(chunk)
+        if output is None:
+            print("\n".join(written), flush=True)
+        else:
+            answered += written
+    if output is not None:
+        write_file(output, "".join(f"{row}\n" for row in answered).encode())
+
+
+def _rows(place: int, answer: Answer, n_best: int) -> list[str]:
+    if n_best == 1:
+        return [answer.text]
+    return [f"{place}\t{score:.4f}\t{text}" for text, score in answer.others or [(answer.text, answer.score)]]
+
+
+def _lines(input: Path | None, text: str | None, prompts: bool) -> tuple[Iterator[str], str]:
+    from regard.data import read_lines
+
+    if text is not None:
+        if input is not None:
+            raise UserError("give a file or --text, not both")
+        return iter([text]), "--text"
+    if prompts:
+        print("One input a line; Ctrl-D ends.", file=sys.stderr)
+        return _typed(), "the prompt"
+    if input is None or str(input) == "-":
+        return _decoded(sys.stdin.buffer), "standard input"
+    return iter(read_lines(input)), str(input)
+
+
+def _typed() -> Iterator[str]:
+    while True:
+        try:
+            yield input("› ")
+        except EOFError:
+            print(file=sys.stderr)
+            return
+
+
+def _decoded(stream: Iterable[bytes]) -> Iterator[str]:
+    for number, line in enumerate(stream, 1):
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"standard input, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1})"
+            ) from None

@@ -1,0 +1,256 @@
+"""An experiment: one task, data, model and training, from settings to a run directory and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from regard.attention.mechanism import Mechanism
+from regard.errors import UserError
+from regard.models import MODELS, build
+from regard.tasks import task_named
+from regard.tasks.task import Evaluation, Task
+from regard.training import Result, Run, TrainingSettings, first_process, fit, from_table, to_table
+
+__all__ = ["Experiment", "Trained", "train"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a run: the content of `config.toml`.
+
+    `settings` are the task's, `model` the table of the model named `model_name`, in which what follows from the data
+    (vocabulary sizes) may still be missing.
+    """
+
+    task: str
+    data: tuple[str, ...]
+    model_name: str
+    settings: Any
+    model: Mapping[str, Any]
+    training: TrainingSettings
+
+    @classmethod
+    def resolve(
+        cls,
+        task: str | None = None,
+        *,
+        data: Sequence[Path] = (),
+        model: str | None = None,
+        config: Path | None = None,
+        changes: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Experiment:
+        """Settings from the task's recipe, overridden by a TOML file, overridden by `changes`.
+
+        The tables of the file and of `changes` are named after the task, after the model, and `training`.
+        Raises `UserError` for anything unknown or out of range.
+        """
+        file = {} if config is None else _read_toml(config)
+        chosen = task or file.get("task")
+        if not isinstance(chosen, str):
+            raise UserError("which task? Give its name (`regard tasks` lists them), or a file with --config")
+        kind = task_named(chosen)
+        data = list(data) or [Path(path) for path in file.get("data", [])]
+        name = model or file.get("model", kind.models[0])
+        if name not in kind.models:
+            raise UserError(f"the task {chosen!r} has no model {name!r}; there are: {', '.join(kind.models)}")
+        recipe = kind.recipe(name, data)
+        tables = {
+            chosen: dict(recipe["settings"]),
+            name: dict(recipe["model"]),
+            "training": dict(recipe["training"]),
+        }
+        given = changes or {}
+        if any(budget in given.get("training", {}) for budget in ("steps", "seconds", "epochs")):
+            tables["training"].pop("epochs", None)  # a budget that is asked for replaces the recipe's
+        where = dict.fromkeys(tables, "the recipe")
+        for source, overlay in ((str(config), file), ("the command line", given)):
+            for section, table in overlay.items():
+                if section in ("task", "data", "model", "format", "fingerprint"):
+                    continue
+                if section not in tables:
+                    raise UserError(
+                        f"{source}: there is no table {section!r}; there are: {', '.join(tables)}"
+                    )
+                tables[section] |= table
+                where[section] = source
+        settings = from_table(kind.Settings, tables[chosen], f"{where[chosen]}, {chosen}")
+        training = from_table(TrainingSettings, tables["training"], f"{where['training']}, training")
+        check_model(name, tables[name], f"{where[name]}, {name}")
+        return cls(chosen, tuple(str(path) for path in data), name, settings, tables[name], training)
+
+    def read(self) -> Mapping[str, Sequence[Any]]:
+        """The examples by split."""
+        return task_named(self.task).read(self.settings, [Path(path) for path in self.data])
+
+    def build(self, task: Task[Any]) -> nn.Module:
+        """A new model, its first weights drawn by the training seed."""
+        torch.manual_seed(self.training.seed)
+        return build({"model": self.model_name, **self.model, **task.model_sizes()})
+
+    def tables(self) -> dict[str, Any]:
+        """The content of `config.toml`: every setting, defaults included."""
+        return {
+            "task": self.task,
+            "data": list(self.data),
+            "model": self.model_name,
+            self.task: to_table(self.settings),
+            self.model_name: dict(self.model),
+            "training": to_table(self.training),
+        }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run directory opened for use: its experiment, its task made ready, its trained model in evaluation mode."""
+
+    run: Run
+    experiment: Experiment
+    task: Task[Any]
+    model: nn.Module
+
+    @classmethod
+    def open(cls, path: Path, device: str = "cpu") -> Trained:
+        """Load a trained run. Raises `UserError` when it is not one, is damaged, or has no model yet."""
+        run, experiment, task = _opened(path)
+        model = experiment.build(task)
+        run.load_model(model)
+        return cls(run, experiment, task, model.to(device).eval())
+
+    def evaluate(self, splits: Mapping[str, Sequence[Any]], beam: int | None = None) -> dict[str, Evaluation]:
+        """The evaluation of every split but `train`, with the run's own beam unless told otherwise."""
+        width = self.experiment.settings.beam if beam is None else beam
+        return {
+            name: self.task.evaluate(self.model, examples, beam=width)
+            for name, examples in splits.items()
+            if name != "train"
+        }
+
+
+def train(experiment: Experiment, path: Path, *, quiet: bool = False) -> Result:
+    """Train an experiment into a new run directory."""
+    kind = task_named(experiment.task)
+    experiment.training.require_budget()
+    splits = experiment.read()
+    task = kind.learn(experiment.settings, splits["train"])
+    model = experiment.build(task)
+    complete = dataclasses.replace(experiment, model=dataclasses.asdict(model.settings))  # type: ignore[call-overload]
+    batches = task.batches(splits["train"], experiment.training.max_tokens, experiment.training.seed)
+    run = Run.create(path, {**complete.tables(), "fingerprint": _fingerprint(splits["train"])})
+    if first_process():
+        task.save(run.path)
+    return _fit(task, model, batches, splits, complete, run, resume=False, quiet=quiet)
+
+
+def resume(
+    path: Path, *, changes: Mapping[str, Mapping[str, Any]] | None = None, quiet: bool = False
+) -> Result:
+    """Go on with a run that was interrupted, exactly; `changes` may give it a larger budget."""
+    run, experiment, task = _opened(path)
+    if changes:
+        unknown = [section for section in changes if section != "training"]
+        if unknown:
+            raise UserError(
+                f"a resumed run keeps its settings: {unknown[0]!r} cannot be changed, only training budgets"
+            )
+        budgets = ("epochs", "steps", "seconds", "threads", "device")
+        if other := [name for name in changes["training"] if name not in budgets]:
+            raise UserError(
+                f"a resumed run keeps its settings: {other[0]!r} cannot be changed, only {', '.join(budgets)}"
+            )
+        table = to_table(experiment.training) | dict(changes["training"])
+        training = from_table(TrainingSettings, table, "the command line, training")
+        experiment = dataclasses.replace(experiment, training=training)
+    splits = experiment.read()
+    if _fingerprint(splits["train"]) != run.config.get("fingerprint"):
+        raise UserError(
+            f"the training data have changed since {run.path} began: an exact resume is not possible"
+        )
+    model = experiment.build(task)
+    batches = task.batches(splits["train"], experiment.training.max_tokens, experiment.training.seed)
+    return _fit(task, model, batches, splits, experiment, run, resume=True, quiet=quiet)
+
+
+def check_model(name: str, table: Mapping[str, Any], where: str) -> None:
+    """Raise `UserError` unless the table can be the settings of the model `name`, sizes from the data aside."""
+    sizes = {"source_vocabulary": 8, "target_vocabulary": 8}
+    settings = from_table(MODELS[name][0], {**sizes, **table}, where)
+    for field in ("attention", "cross_attention"):
+        spelling = getattr(settings, field, "")
+        if spelling not in ("", "none"):
+            try:
+                Mechanism.parse(spelling)
+            except ValueError as error:
+                raise UserError(f"{where}: {field}: {error}") from None
+
+
+def _fit(
+    task: Task[Any],
+    model: nn.Module,
+    batches: Any,
+    splits: Mapping[str, Sequence[Any]],
+    experiment: Experiment,
+    run: Run,
+    *,
+    resume: bool,
+    quiet: bool,
+) -> Result:
+    smoothing = experiment.training.label_smoothing
+    watched = splits["valid"][: experiment.settings.evaluate_examples]
+    return fit(
+        model,
+        batches=batches,
+        loss=lambda trained, batch: task.loss(trained, batch, smoothing),
+        evaluate=lambda trained: dict(task.evaluate(trained, watched, beam=1).metrics),
+        metric=task.metric,
+        higher_is_better=True,
+        settings=experiment.training,
+        run=run,
+        resume=resume,
+        quiet=quiet,
+    )
+
+
+def _opened(path: Path) -> tuple[Run, Experiment, Task[Any]]:
+    run = Run.open(path)
+    where = path / "config.toml"
+    try:
+        kind = task_named(run.config["task"])
+        name = run.config["model"]
+        settings = from_table(kind.Settings, run.config[kind.name], f"{where}, {kind.name}")
+        training = from_table(TrainingSettings, run.config["training"], f"{where}, training")
+        model = run.config[name]
+        data = tuple(run.config["data"])
+    except KeyError as error:
+        raise UserError(f"{where} is damaged: it lacks {error}") from None
+    check_model(name, model, f"{where}, {name}")
+    return run, Experiment(kind.name, data, name, settings, model, training), kind.load(settings, path)
+
+
+def _fingerprint(examples: Sequence[Any]) -> str:
+    """A digest of the training examples, by which a resumed run knows that they are still the same."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr(dataclasses.astuple(example)[:2]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise UserError(
+            f"{path} is a folder; --config takes a TOML file (a run's is {path / 'config.toml'})"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
