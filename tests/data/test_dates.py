@@ -83,14 +83,27 @@ def test_numbers_alone_never_stand_for_a_month() -> None:
 
 def test_no_held_out_day_is_in_train() -> None:
     splits = sample_dates(size=3000, seed=1)
-    train = {pair.target for pair in splits.train}
-    valid = {pair.target for pair in splits.valid}
-    tests = {name: {pair.target for pair in pairs} for name, pairs in splits.test.items()}
-    assert set(tests) == {"held-out dates", "held-out locales"}
+    train = {day for pair in splits.train for day in pair.target.split()}
+    valid = {day for pair in splits.valid for day in pair.target.split()}
+    tests = {
+        name: {day for pair in pairs for day in pair.target.split()} for name, pairs in splits.test.items()
+    }
+    assert set(tests) == {"held-out dates", "held-out lists", "held-out locales"}
     for held_out in (valid, *tests.values()):
         assert held_out
         assert not held_out & train
-    assert not valid & (tests["held-out dates"] | tests["held-out locales"])
+    assert not valid & (tests["held-out dates"] | tests["held-out lists"] | tests["held-out locales"])
+
+
+def test_lists_are_of_two_to_four_dates_and_a_quarter_of_train() -> None:
+    splits = sample_dates(size=4000)
+    counts = [len(pair.target.split()) for pair in splits.train]
+    assert set(counts) == {1, 2, 3, 4}
+    assert sum(count > 1 for count in counts) / len(counts) == pytest.approx(0.25, abs=0.03)
+    assert {len(pair.target.split()) for pair in splits.test["held-out lists"]} == {2, 3, 4}
+    assert all(len(pair.target) == 10 for pair in splits.test["held-out dates"])
+    listed = next(pair for pair in splits.test["held-out lists"] if pair.origin.startswith("fr/"))
+    assert " et " in listed.source
 
 
 def test_held_out_locales_are_only_in_their_test() -> None:
@@ -109,8 +122,9 @@ def test_held_out_locales_are_only_in_their_test() -> None:
 
 def test_targets_are_iso_dates_and_sources_are_normal_text() -> None:
     for pair in sample_dates(size=2000).train:
-        assert datetime.date.fromisoformat(pair.target).isoformat() == pair.target
-        assert 1800 <= int(pair.target[:4]) <= 2199
+        for day in pair.target.split(" "):
+            assert datetime.date.fromisoformat(day).isoformat() == day
+            assert 1800 <= int(day[:4]) <= 2199
         assert pair.source == pair.source.strip()
         assert unicodedata.is_normalized("NFC", pair.source)
 

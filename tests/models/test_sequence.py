@@ -72,7 +72,7 @@ def test_padding_gets_no_gradient_and_everything_else_does(tiny, batch, name):
     loss.backward()
     assert tokens == target_lengths.sum()
     still = [key for key, value in model.named_parameters() if value.grad is None or not value.grad.any()]
-    # A shift of all keys alike changes no softmax: that bias, where there is one, has a gradient of zero by nature.
+    # Adding one vector to all keys changes no softmax: the bias of keys has no gradient by nature.
     assert not [key for key in still if "bias" not in key]
     if model.embeddings.output is not None:
         assert not model.embeddings.source.grad[0].any()

@@ -26,6 +26,9 @@ def drive(stream: io.StringIO, show: bool = True) -> str:
         progress.step(State(step=50, seconds=30.0), 0.5)
         progress.step(State(step=51, seconds=30.0), 0.5)
         progress.evaluated(State(step=60, epoch=1, seconds=75.0), 31.25, True)
+        progress.evaluated(
+            State(step=61, epoch=1, seconds=75.1), 31.24, False
+        )  # too soon for a line of its own
     return stream.getvalue()
 
 

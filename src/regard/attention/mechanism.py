@@ -17,7 +17,8 @@ from regard.attention.scores import SCORES, Score
 __all__ = ["LISTING", "Mechanism", "normalizer_named", "score_named"]
 
 LISTING = (
-    f"scores are {', '.join(SCORES)}; normalizers are {', '.join([*NORMALIZERS, *(f'{name}-K' for name in NUMBERED)])}; "
+    f"scores are {', '.join(SCORES)}; "
+    f"normalizers are {', '.join([*NORMALIZERS, *(f'{name}-K' for name in NUMBERED)])}; "
     "masks are causal, window-N, window-LEFT-RIGHT"
 )
 """What a spelling is made of, in words."""

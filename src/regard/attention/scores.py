@@ -197,8 +197,8 @@ class Additive(Score):
         if self.weight is None:
             return energy.sum(-1)
         weight = self.weight.to(energy.dtype)
-        if weight.ndim == 1:
-            return energy @ weight
+        if weight.numel() == weight.shape[-1]:
+            return energy @ weight.flatten()
         return (energy @ weight[:, None, :, None]).squeeze(-1)
 
 

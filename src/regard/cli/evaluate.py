@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from regard.cli.flags import check_output
 from regard.errors import UserError
 
 
@@ -28,35 +29,43 @@ def evaluate(
     run
         The run directory.
     data
-        Other data than the run's own.
+        Other data than the run's own: files are judged whole, a folder by its held-out parts.
     split
         Only this part (valid, or the name of a test set); all parts but train when not given.
     beam
         The width of the search; the run's own setting when not given.
     output
-        A file for the predictions, one line an example; needs --split.
+        A file for the predictions, one line an example; of more than one split, --split says which.
     json_lines
         Print one JSON object a split instead of a table.
     device
         Where to compute.
     """
+    from regard.tasks import unknown
     from regard.tasks.experiment import Trained
     from regard.training.durable import write_file
 
+    if beam is not None and beam < 1:
+        raise UserError(f"--beam must be at least 1, it is {beam}")
+    check_output(output)
     trained = Trained.open(run, device)
-    splits = trained.task.read(trained.task.settings, data) if data else trained.experiment.read()
+    if data and split is None:
+        splits = trained.task.held_out(trained.task.settings, data)
+    else:
+        splits = trained.task.read(trained.task.settings, data) if data else trained.experiment.read()
     if split is not None:
         if split not in splits:
-            raise UserError(f"there is no split {split!r}; there are: {', '.join(splits)}")
+            raise unknown("split", split, splits)
         splits = {split: splits[split]}
-    elif output is not None:
-        raise UserError("--output needs --split: the predictions of one split go into the file")
-    if split == "train":
-        found = {"train": trained.task.evaluate(trained.model, splits["train"], beam=beam or 1)}
     else:
-        found = trained.evaluate(splits, beam)
-    if output is not None and split is not None:
-        lines = "".join(f"{said}\n" for _, said, *_ in found[split].judged)
+        splits = {name: examples for name, examples in splits.items() if name != "train"}
+    if output is not None and len(splits) != 1:
+        raise UserError(
+            f"--output takes the predictions of one split: add --split, one of {', '.join(splits)}"
+        )
+    found = trained.evaluate(splits, beam)
+    if output is not None:
+        lines = "".join(f"{row.said}\n" for one in found.values() for row in one.judged)
         write_file(output, lines.encode())
     for name, one in found.items():
         numbers = {key: round(value, 4) for key, value in one.metrics.items()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from regard.errors import UserError
@@ -28,6 +30,18 @@ def changes(given: Sequence[str], shortcuts: dict[str, Any]) -> dict[str, dict[s
             section, _, field = name.partition(".")
             tables.setdefault(section, {})[field] = value
     return tables
+
+
+def check_output(path: Path | None) -> None:
+    """Raise `UserError` where no file can be written to, before the work for it is done."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError(f"--output {path} is a folder; a file is expected")
+    if not path.parent.is_dir():
+        raise UserError(f"--output {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--output {path}: the folder {path.parent} cannot be written")
 
 
 def _value(text: str) -> Any:

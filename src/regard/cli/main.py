@@ -10,13 +10,28 @@ from typing import Any
 
 from regard.errors import UserError, require
 
+# What a path of the user's, or the disk, may be to blame for; any other OSError is a bug of ours.
+ENVIRONMENT = (
+    *(
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EIO,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOENT,
+        errno.EEXIST,
+    ),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 2 bad input, 130 interrupted."""
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except UserError as error:
-        print(f"regard: {error}", file=sys.stderr)
+        print(f"regard: {_process()}{error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("regard: interrupted", file=sys.stderr)
@@ -25,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in ENVIRONMENT:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"regard: {where}{os.strerror(error.errno).lower()}", file=sys.stderr)
+        print(f"regard: {_process()}{where}{os.strerror(error.errno).lower()}", file=sys.stderr)
         return 2
 
 
@@ -56,6 +71,12 @@ def _run(arguments: list[str]) -> int:
     except cyclopts.CycloptsError as error:
         raise UserError(f"{_one_line(error)} (`regard --help` tells more)") from None
     return status if isinstance(status, int) else 0
+
+
+def _process() -> str:
+    """Which of several processes speaks, where it is not the first."""
+    rank = os.environ.get("RANK", "0")
+    return "" if rank == "0" else f"process {rank}: "
 
 
 def _one_line(error: Exception) -> str:

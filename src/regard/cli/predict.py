@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from io import BufferedIOBase
 from pathlib import Path
 
+from regard.cli.flags import check_output
 from regard.errors import UserError
 from regard.tasks.task import Answer
 
 CHUNK = 256
-"""Lines answered together; the output appears after each chunk."""
+"""The most lines answered together; the output appears after each chunk."""
+BLOCK = 1 << 16
+"""The most bytes read from standard input at once."""
 
 
 def predict(
@@ -53,6 +56,7 @@ def predict(
 
     if n_best < 1:
         raise UserError(f"--n-best must be at least 1, it is {n_best}")
+    check_output(output)
     trained = Trained.open(run, device)
     settings = trained.experiment.settings
     width = max(settings.beam if beam is None else beam, n_best if beam is None else 1)
@@ -60,20 +64,25 @@ def predict(
         raise UserError(f"--beam must be at least --n-best, and at least 1: they are {width} and {n_best}")
     penalty = settings.length_penalty if length_penalty is None else length_penalty
     prompts = text is None and input is None and sys.stdin.isatty()
-    lines, where = _lines(input, text, prompts)
+    chunks, where = _chunks(input, text, prompts)
     answered: list[str] = []
-    size = 1 if prompts else CHUNK
     start = 0
-    while chunk := list(islice(lines, size)):
-        answers = trained.task.predict(
-            trained.model,
-            chunk,
-            beam=width,
-            length_penalty=penalty,
-            n_best=n_best,
-            where=where,
-            first=start + 1,
-        )
+    for chunk in chunks:
+        try:
+            answers = trained.task.predict(
+                trained.model,
+                chunk,
+                beam=width,
+                length_penalty=penalty,
+                n_best=n_best,
+                where=where,
+                first=start + 1,
+            )
+        except UserError as error:
+            if not prompts:
+                raise
+            print(error, file=sys.stderr)  # whoever typed it can type another
+            continue
         written = [row for place, one in enumerate(answers, start + 1) for row in _rows(place, one, n_best)]
         start += len(chunk)
         if output is None:
@@ -90,35 +99,51 @@ def _rows(place: int, answer: Answer, n_best: int) -> list[str]:
     return [f"{place}\t{score:.4f}\t{text}" for text, score in answer.others or [(answer.text, answer.score)]]
 
 
-def _lines(input: Path | None, text: str | None, prompts: bool) -> tuple[Iterator[str], str]:
+def _chunks(input: Path | None, text: str | None, prompts: bool) -> tuple[Iterator[Sequence[str]], str]:
     from regard.data import read_lines
 
     if text is not None:
         if input is not None:
             raise UserError("give a file or --text, not both")
-        return iter([text]), "--text"
+        return iter([[text]]), "--text"
     if prompts:
         print("One input a line; Ctrl-D ends.", file=sys.stderr)
         return _typed(), "the prompt"
     if input is None or str(input) == "-":
-        return _decoded(sys.stdin.buffer), "standard input"
-    return iter(read_lines(input)), str(input)
+        return _arriving(sys.stdin.buffer), "standard input"
+    return _cut(read_lines(input)), str(input)
 
 
-def _typed() -> Iterator[str]:
+def _cut(lines: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(lines), CHUNK):
+        yield lines[start : start + CHUNK]
+
+
+def _typed() -> Iterator[Sequence[str]]:
     while True:
         try:
-            yield input("› ")
+            yield [input("› ")]
         except EOFError:
             print(file=sys.stderr)
             return
 
 
-def _decoded(stream: Iterable[bytes]) -> Iterator[str]:
-    for number, line in enumerate(stream, 1):
-        try:
-            yield line.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"standard input, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1})"
-            ) from None
+def _arriving(stream: BufferedIOBase) -> Iterator[Sequence[str]]:
+    """The lines of a stream, as many at a time as have arrived: none waits for the next."""
+    number, rest = 0, b""
+    while block := stream.read1(BLOCK):
+        *lines, rest = (rest + block).split(b"\n")
+        yield from _cut([_decoded(line, place) for place, line in enumerate(lines, number + 1)])
+        number += len(lines)
+    if rest:
+        yield [_decoded(rest, number + 1)]
+
+
+def _decoded(line: bytes, number: int) -> str:
+    try:
+        text = line.decode("utf-8").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"standard input, line {number}: not UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1})"
+        ) from None
+    return text.removeprefix("\ufeff") if number == 1 else text

@@ -48,7 +48,10 @@ def show(
     trained = Trained.open(run, device)
     pictures = trained.task.pictures(trained.model, text, answer=answer, layer=layer, head=head)
     folder = run / "pictures" if output is None else output
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder} is in a file's place; --output takes a folder") from None
     for number, picture in enumerate(pictures):
         stem = file_stem(text) + (f"-{number + 1}" if number else "")
         if layer is not None:

@@ -82,6 +82,7 @@ def train(
     from regard.tasks.experiment import resume as resume_run
     from regard.tasks.experiment import train as train_run
     from regard.tasks.report import write_report
+    from regard.training import first_process
 
     budgets = {"training.steps": steps, "training.epochs": epochs, "training.seconds": seconds}
     machine = {"training.threads": threads, "training.device": device}
@@ -92,14 +93,15 @@ def train(
         if given := [name for name, value in fixed.items() if value is not None]:
             raise UserError(f"--resume goes on with the settings of {resume}: leave out {', '.join(given)}")
         resume_run(resume, changes=changes(set or [], budgets | machine))
-        write_report(resume)
+        if first_process():
+            write_report(resume)
         return 0
+    first = Experiment.resolve(task, data=data or (), model=model, config=config)
     shortcuts = budgets | machine | {
         "training.learning_rate": learning_rate, "training.seed": seed, "training.precision": precision,
-        f"{task}.source": source, f"{task}.target": target,
+        f"{first.task}.source": source, f"{first.task}.target": target,
+        f"{first.model_name}.attention": attention,
     }  # fmt: skip
-    first = Experiment.resolve(task, data=data or (), model=model, config=config)
-    shortcuts[f"{first.model_name}.attention"] = attention
     experiment = Experiment.resolve(
         task, data=data or (), model=model, config=config, changes=changes(set or [], shortcuts)
     )
@@ -114,5 +116,6 @@ def train(
             part for part in (experiment.task, experiment.model_name, mechanism) if part
         )
     train_run(experiment, run)
-    write_report(run)
+    if first_process():
+        write_report(run)
     return 0

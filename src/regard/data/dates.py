@@ -76,6 +76,10 @@ FIRST_DAY = datetime.date(1800, 1, 1)
 LAST_DAY = datetime.date(2199, 12, 31)
 HELD_OUT_SHARE = 0.1  # of all days, for `valid`, and as many again for the tests
 
+ONE = (1,)
+SOME = (2, 3, 4)
+MIXED = (1, 1, 1, 1, 1, 1, 1, 1, 1, *SOME)  # a quarter of the pairs are lists of dates
+
 
 @dataclass(frozen=True)
 class Form:
@@ -88,14 +92,16 @@ class Form:
 def sample_dates(size: int = 24_000, seed: int = 0) -> Splits:
     """Write `size` training pairs (date as people write it, ISO 8601) and held-out sets a twentieth as large.
 
-    The days from 1800 to 2199 are first dealt out to train, valid and test, so that a held-out day is never
-    in train, in any locale. The tests are "held-out dates", in the training locales, and "held-out locales",
-    in HELD_OUT_LOCALES (held-out days too). `Pair.origin` names the form: "de_AT/full", "hi/long/deva".
+    A quarter of train and valid are lists of two to four dates, joined as the locale joins them ("3 mars 2026, 4 mai
+    2026 et 1 juin 2027"), so that short and long inputs can be told apart. The days from 1800 to 2199 are first
+    dealt out to train, valid and test, so that a held-out day is never in train, in any locale. The tests are
+    "held-out dates" and "held-out lists", in the training locales, and "held-out locales", dates in
+    HELD_OUT_LOCALES (held-out days too). `Pair.origin` names the form: "de_AT/full", "hi/long/deva".
 
     Raises `UserError` if `size` is less than 1 or Babel is not installed.
 
     Example:
-        >>> pair = sample_dates(size=100).train[0]
+        >>> pair = sample_dates(size=100).test["held-out dates"][0]
         >>> len(pair.target)
         10
     """
@@ -109,24 +115,38 @@ def sample_dates(size: int = 24_000, seed: int = 0) -> Splits:
     seen, unseen = LOCALES, tuple(HELD_OUT_LOCALES)
     small = max(1, size // 20)
     return Splits(
-        train=_write(train_days, seen, size, rng),
-        valid=_write(valid_days, seen, small, rng),
+        train=_write(train_days, seen, size, MIXED, rng),
+        valid=_write(valid_days, seen, small, MIXED, rng),
         test={
-            "held-out dates": _write(test_days, seen, small, rng),
-            "held-out locales": _write(test_days, unseen, small, rng),
+            "held-out dates": _write(test_days, seen, small, ONE, rng),
+            "held-out lists": _write(test_days, seen, small, SOME, rng),
+            "held-out locales": _write(test_days, unseen, small, ONE, rng),
         },
     )
 
 
 def _write(
-    days: list[datetime.date], locales: tuple[str, ...], size: int, rng: random.Random
+    days: list[datetime.date],
+    locales: tuple[str, ...],
+    size: int,
+    counts: tuple[int, ...],
+    rng: random.Random,
 ) -> tuple[Pair, ...]:
+    from babel.lists import format_list
+
     pairs = []
     for _ in range(size):
-        form = rng.choice(forms(rng.choice(locales)))
-        day = rng.choice(days)
-        source = _letter_case(form.write(day), rng.random())
-        pairs.append(Pair(source, day.isoformat(), form.origin))
+        locale = rng.choice(locales)
+        form = rng.choice(forms(locale))
+        chosen = [rng.choice(days) for _ in range(rng.choice(counts))]
+        written = [form.write(day) for day in chosen]
+        source = (
+            written[0]
+            if len(written) == 1
+            else unicodedata.normalize("NFC", format_list(written, locale=locale))
+        )
+        source = _letter_case(source, rng.random())
+        pairs.append(Pair(source, " ".join(day.isoformat() for day in chosen), form.origin))
     return tuple(pairs)
 
 

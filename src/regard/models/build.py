@@ -23,7 +23,8 @@ MODELS: dict[str, tuple[type[Any], type[SequenceToSequence[Any]]]] = {
 def build(settings: Settings | Mapping[str, Any]) -> SequenceToSequence[Any]:
     """Return a newly initialised model.
 
-    `settings` is a settings object, or what `describe` made of one: a dictionary with the model's name under `"model"`.
+    `settings` is a settings object, or what `describe` made of one: a dictionary with the model's name under
+    `"model"`.
 
     Example:
         >>> model = build({"model": "rnn", "source_vocabulary": 9, "target_vocabulary": 9, "hidden_size": 4})

@@ -43,6 +43,6 @@ def mechanism(field: str, spelling: str, *, over_source: bool) -> None:
         raise UserError(f"{field}: {error}") from None
     if over_source and parsed.mask is not None:
         raise UserError(
-            f"{field} must be score/normalizer without a mask where a target looks at a source, whose places are not "
-            f"its own; got {spelling!r}"
+            f"{field} must be score/normalizer without a mask where a target looks at a source, whose places "
+            f"are not its own; got {spelling!r}"
         )

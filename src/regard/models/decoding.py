@@ -16,8 +16,9 @@ from regard.models.sequence import SequenceToSequence
 class Hypothesis:
     """One sentence the search wrote.
 
-    `score` is its log-probability (EOS included) divided by the length penalty; `weights`, *shape* `(len(tokens) + 1,
-    source_len)`, tell where the model looked for each token and for EOS, over the sentence's own source.
+    `score` is its log-probability (EOS included) divided by the length penalty; `weights`, *shape*
+    `(len(tokens) + 1, source_len)`, tell where the model looked for each token and for EOS, over the
+    sentence's own source.
     """
 
     tokens: list[int]
@@ -27,7 +28,7 @@ class Hypothesis:
 
 
 def length_divisor(length: int, penalty: float) -> float:
-    """Return `((5 + length) / 6) ** penalty`, by which log-probabilities are divided (Wu et al. 2016, equation 14)."""
+    """Return `((5 + length) / 6) ** penalty`, the divisor of log-probabilities (Wu et al. 2016, equation 14)."""
     return ((5 + length) / 6) ** penalty
 
 
@@ -52,15 +53,16 @@ def search(
 ) -> list[list[Hypothesis]]:
     """Write the most probable targets of a batch of sources: greedily with `beam=1`, else by beam search.
 
-    At each step the `2 * beam` best extensions of a sentence's live hypotheses are taken: those among the first `beam` that
-    end in EOS are finished, and the first `beam` that do not stay alive. A sentence is done when `beam` hypotheses have
-    finished, or sooner when no live one can still enter its `n_best` whatever follows: log-probabilities only fall, so
-    dividing a live one by the largest length penalty to come bounds what can become of it. It then leaves the batch. Scores
-    are `log_probability / ((5 + length) / 6) ** length_penalty`, where the length counts EOS (Wu et al. 2016). A hypothesis
-    that reaches `max_length` tokens (a number, or a function of the source's length) is ended there, EOS at its own price.
+    At each step the `2 * beam` best extensions of a sentence's live hypotheses are taken: those among the
+    first `beam` that end in EOS are finished, and the first `beam` that do not stay alive. A sentence is done
+    when `beam` hypotheses have finished, or sooner when no live one can still enter its `n_best` whatever
+    follows: log-probabilities only fall, so dividing a live one by the largest length penalty to come bounds
+    what can become of it. It then leaves the batch. Scores are `log_probability / length_divisor(length,
+    length_penalty)`, where the length counts EOS. A hypothesis that reaches `max_length` tokens (a number, or
+    a function of the source's length) is ended there, EOS at its own price.
 
-    Returns for each source its hypotheses, distinct and best first; `n_best` of them, or fewer where fewer exist. The model
-    is used in the mode it is in: call `model.eval()` first.
+    Returns for each source its hypotheses, distinct and best first; `n_best` of them, or fewer where fewer
+    exist. The model is used in the mode it is in: call `model.eval()` first.
 
     *Shape*: source `(batch, source_len)` int64 padded with `pad`, source_lengths `(batch,)`.
     """
@@ -82,19 +84,13 @@ def search(
         scores, state, weights = model.step(tokens, state)
         trail.append(tokens, parents, weights)
         width = live.shape[1]
-        extended = torch.log_softmax(scores.double() if scores.dtype == torch.float64 else scores.float(), -1)
-        extended[:, [pad, bos]] = -torch.inf
-        closing = [number for number, which in enumerate(sentences) if limits[which] == length]
-        if closing:
-            rows = extended.view(len(sentences), width, -1)
-            price = rows[closing, :, eos]
-            rows[closing] = -torch.inf
-            rows[closing, :, eos] = price
-        extended = (extended.view(len(sentences), width, -1) + live[:, :, None]).flatten(1)
-        vocabulary = scores.shape[1]
-        best, where = extended.topk(min(2 * beam, extended.shape[1]), dim=1)
-        words = where % vocabulary
-        origins = where.div(vocabulary, rounding_mode="floor")
+        likely, choices = _likeliest(
+            scores, width, [limits[sentence] == length for sentence in sentences], 2 * beam, eos, (pad, bos)
+        )
+        totals = (likely.unflatten(0, (-1, width)) + live[:, :, None]).flatten(1)
+        best, where = totals.topk(min(2 * beam, totals.shape[1]), dim=1)
+        words = choices.view_as(totals).gather(1, where)
+        origins = where.div(choices.shape[1], rounding_mode="floor")
         ended = words == eos
 
         finishing = ended & best.isfinite()
@@ -125,6 +121,32 @@ def search(
     ]
 
 
+def _likeliest(
+    scores: Tensor, width: int, closing: list[bool], count: int, eos: int, banned: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return the best `count` next tokens of each row: their log-probabilities and themselves.
+
+    Where a sentence is `closing`, EOS is the only one. *Shape*: scores `(sentences * width, vocabulary)`, closing
+    `(sentences,)`; both results `(sentences * width, count)`.
+    """
+    # Probabilities are taken of the best few only. The best of all has 1 / sum(exp(scores - highest)).
+    highest = scores.amax(1, keepdim=True)
+    normaliser = highest - torch.softmax(scores, 1, dtype=_exact(scores)).amax(1, keepdim=True).log()
+    allowed = scores.to(normaliser.dtype, copy=True)
+    allowed[:, list(banned)] = -torch.inf
+    if any(closing):
+        rows = torch.tensor(closing, device=scores.device).repeat_interleave(width)
+        price = allowed[rows, eos]
+        allowed[rows] = -torch.inf
+        allowed[rows, eos] = price
+    likely, tokens = allowed.topk(min(count, scores.shape[1]), dim=1)
+    return likely - normaliser, tokens
+
+
+def _exact(scores: Tensor) -> torch.dtype:
+    return torch.float64 if scores.dtype == torch.float64 else torch.float32
+
+
 @dataclass(frozen=True)
 class _End:
     """A finished hypothesis: its score, and the step and row at which EOS was written."""
@@ -150,7 +172,7 @@ class _Ends:
         return sorted(self.found, key=lambda end: -end.score)[: self.n_best]
 
     def settled(self, hope: float, length: int) -> bool:
-        """Say whether the search is over, `hope` being the best live log-probability, with `length` + 1 tokens."""
+        """Say whether the search is over; `hope` is the best live log-probability, of `length + 1` tokens."""
         if length >= self.limit or hope == -float("inf") or len(self.found) >= self.beam:
             return True
         if len(self.found) < self.n_best:
@@ -160,7 +182,7 @@ class _Ends:
 
 
 class _Trail:
-    """What every step fed to the model, from which row it came and where the model looked; hypotheses are read off it."""
+    """What each step fed to the model, from which row, and where it looked: hypotheses are read off it."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[list[int], list[int], Tensor | None]] = []

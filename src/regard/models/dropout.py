@@ -8,11 +8,12 @@ from torch.nn import functional
 
 
 class Dropout(nn.Module):
-    """Zero each element with probability `rate` and scale the rest so that the mean is kept (Srivastava et al. 2014).
+    """Zero each element with probability `rate` and scale the rest so that the mean is kept (Srivastava et
+    al. 2014).
 
-    On the CPU, drawing PyTorch's mask costs more than a layer normalisation. Here one 64-bit random number decides four
-    elements, by 16 of its bits each: five times as fast. `rate` is rounded to a multiple of 1/65536, and the scale with it,
-    so that the mean is kept exactly; elements stay independent of each other.
+    On the CPU, drawing PyTorch's mask costs more than a layer normalisation. Here one 64-bit random number
+    decides four elements, by 16 of its bits each: five times as fast. `rate` is rounded to a multiple of
+    1/65536, and the scale with it, so that the mean is kept exactly; elements stay independent of each other.
 
     *Shape*: any, unchanged.
 

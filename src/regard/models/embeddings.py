@@ -1,4 +1,4 @@
-"""The three tables of a translation model - source words, target words, output words - and which of them are one."""
+"""The three tables of a translation model: source, target and output words; and which of them are one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TYINGS: tuple[Tying, ...] = ("none", "output", "all")
 class Embeddings(nn.Module):
     """The vectors of source and target words, and the projection that scores the next target word.
 
-    With `tying` "output" the next word is scored with the target vectors themselves (Press & Wolf 2017); with "all" the
-    source has them too (one shared vocabulary; Vaswani et al. 2017, section 3.4); with "none" there are three tables. A
-    table that serves twice is one parameter, under one name. Words read are scaled by `scale`; `std` is that of the
-    initial vectors.
+    With `tying` "output" the next word is scored with the target vectors themselves (Press & Wolf 2017); with
+    "all" the source has them too (one shared vocabulary; Vaswani et al. 2017, section 3.4); with "none" there
+    are three tables. A table that serves twice is one parameter, under one name. Words read are scaled by
+    `scale`; `std` is that of the initial vectors.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK = 256
-"""Positions projected at once: 256 x 10,000 float32 scores are 10 MB, big enough for matrix products at full speed."""
+"""Positions projected at once: 256 x 10,000 float32 scores are 10 MB, and products run at full speed."""
 
 
 def smoothed_cross_entropy(
@@ -21,13 +21,16 @@ def smoothed_cross_entropy(
     `-(1 - smoothing) * l[target] - smoothing / V * sum(l)` (Szegedy et al. 2016, section 7).
 
     The scores of a chunk of positions and their gradient are computed together in the forward pass and then
-    forgotten, so that memory grows with `CHUNK x V` instead of `N x V`, the softmax is taken once, and backward only scales
-    (the idea of Liger Kernel, Hsu et al. 2024). The second sum is for reporting and has no gradient.
+    forgotten, so that memory grows with `CHUNK x V` instead of `N x V`, the softmax is taken once, and
+    backward only scales (the idea of Liger Kernel, Hsu et al. 2024). The second sum is for reporting and has
+    no gradient.
 
-    *Shape*: states `(n, size)`, weight `(vocabulary, size)`, bias `(vocabulary,)`, target `(n,)` int64; both sums `()`.
+    *Shape*: states `(n, size)`, weight `(vocabulary, size)`, bias `(vocabulary,)`, target `(n,)` int64; both
+    sums `()`.
 
     Example:
-        >>> loss, surprise = smoothed_cross_entropy(torch.zeros(3, 4), torch.zeros(10, 4), None, torch.tensor([1, 2, 3]))
+        >>> target = torch.tensor([1, 2, 3])
+        >>> loss, surprise = smoothed_cross_entropy(torch.zeros(3, 4), torch.zeros(10, 4), None, target)
         >>> round(loss.item(), 4)  # 3 * log(10)
         6.9078
     """
@@ -61,7 +64,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         with torch.autocast(states.device.type, enabled=False):
             matrix = weight.to(states.dtype)
             offset = None if bias is None else bias.to(states.dtype)
-            # The mean score over the vocabulary is linear in the state: no pass over the scores is needed for it.
+            # The mean score over the vocabulary is linear in the state: it needs no pass over the scores.
             mean_row = weight.to(exact).mean(0)
             mean_offset = 0.0 if bias is None else bias.to(exact).mean()
             surprise = torch.zeros((), dtype=exact, device=states.device)
@@ -77,7 +80,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
                 wanted = scores.gather(1, labels)
                 highest = scores.amax(1, keepdim=True)
                 gradient = torch.softmax(scores, 1)
-                # The likeliest word has probability 1 / sum(exp(scores - highest)), at least 1 / V: its log is safe.
+                # The likeliest word has probability 1 / sum(exp(scores - highest)) >= 1 / V: its log is safe.
                 normaliser = highest - gradient.amax(1, keepdim=True).log()
                 surprise += (normaliser - wanted).sum()
                 evenness += (normaliser[:, 0] - rows.to(exact) @ mean_row - mean_offset).sum()

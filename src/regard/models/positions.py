@@ -11,7 +11,8 @@ from regard.errors import UserError
 
 
 class SinusoidalPositions(nn.Module):
-    """Sines and cosines of wavelengths from 2 pi to 10000 * 2 pi (Vaswani et al. 2017, section 3.5); no limit of length.
+    """Sines and cosines of wavelengths from 2 pi to 10000 * 2 pi (Vaswani et al. 2017, section 3.5); no limit
+    of length.
 
     `P[t, 2i] = sin(t / 10000^(2i/size)); P[t, 2i+1] = cos(t / 10000^(2i/size))`
     """
@@ -46,8 +47,8 @@ class LearnedPositions(nn.Module):
         """*Shape*: `(length, size)`: the vectors of the places from `start` on."""
         if start + length > self.table.shape[0]:
             raise UserError(
-                f"a sentence of {start + length} tokens is longer than the {self.table.shape[0]} places this model learned"
-                " (setting: longest); sinusoidal positions have no such limit"
+                f"a sentence of {start + length} tokens is longer than the {self.table.shape[0]} places "
+                "this model learned (setting: longest); sinusoidal positions have no such limit"
             )
         return self.table[start : start + length]
 

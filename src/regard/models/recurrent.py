@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from regard.models.dropout import Dropout
 
@@ -22,12 +21,13 @@ class Cell(Protocol):
     gates: int
 
     def __call__(self, projected: Tensor, hidden: Hidden) -> Hidden:
-        """*Shape*: projected `(batch, gates * size)`; hidden, before and after, `parts` tensors `(batch, size)`."""
+        """*Shape*: projected `(batch, gates * size)`; hidden `parts` tensors `(batch, size)`."""
         ...
 
 
 class GRUCell(nn.Module):
-    """A gated recurrent unit (Cho et al. 2014), its reset gate applied after the product as in `torch.nn.GRU`.
+    """A gated recurrent unit (Cho et al. 2014), its reset gate applied after the product as in
+    `torch.nn.GRU`.
 
     `r = s(x_r + U_r h); z = s(x_z + U_z h); n = tanh(x_n + r * (U_n h + b)); h' = (1 - z) * n + z * h`
     """
@@ -72,7 +72,7 @@ CELLS: dict[str, type[GRUCell] | type[LSTMCell]] = {"gru": GRUCell, "lstm": LSTM
 
 
 class _GRUGates(torch.autograd.Function):
-    """The element-wise half of a GRU with its gradient written out: a third of the operations autograd would run."""
+    """The element-wise half of a GRU and its gradient, in a third of the operations autograd would run."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, u: Tensor, h: Tensor) -> Tensor:
@@ -106,8 +106,8 @@ class _GRUGates(torch.autograd.Function):
 class RecurrentEncoder(nn.Module):
     """Read embedded sentences, in one or both directions, blind to padding.
 
-    Returns the memory `(batch, source_len, memory_size)` (zero on padding) and the summary `(batch, memory_size)`: the last
-    state of each direction of the top layer.
+    Returns the memory `(batch, source_len, memory_size)` (zero on padding) and the summary `(batch,
+    memory_size)`: the last state of each direction of the top layer.
     """
 
     def __init__(
@@ -118,11 +118,9 @@ class RecurrentEncoder(nn.Module):
         directions = 2 if bidirectional else 1
         self.memory_size = directions * size
         self.layers = nn.ModuleList(
-            kind(
-                input_size if layer == 0 else self.memory_size,
-                size,
-                batch_first=True,
-                bidirectional=bidirectional,
+            nn.ModuleList(
+                kind(input_size if layer == 0 else self.memory_size, size, batch_first=True)
+                for _ in range(directions)
             )
             for layer in range(layers)
         )
@@ -140,19 +138,25 @@ class RecurrentEncoder(nn.Module):
 
     def forward(self, embedded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """*Shape*: embedded `(batch, source_len, input_size)`, lengths `(batch,)`, each at least 1."""
-        # Sorted by hand: packing gives the order back, and the states need the same order.
-        ordered, order = lengths.cpu().sort(descending=True, stable=True)
-        order = order.to(embedded.device)
-        memory = embedded.index_select(0, order)
+        # Not packed: the gradient of PyTorch's packed sequences fills one tensor as large as the batch for every step.
+        # Padding comes after each sentence in either direction, where it cannot touch what was read before it.
+        lengths = lengths.to(embedded.device)[:, None]
+        places = torch.arange(embedded.shape[1], device=embedded.device)
+        mirrored = torch.where(places < lengths, lengths - 1 - places, places)[:, :, None]
+        inside = (places < lengths)[:, :, None]
+        memory = embedded
         for number, layer in enumerate(self.layers):
+            directions = cast(nn.ModuleList, layer)
             if number:
                 memory = self.dropout(memory)
-            packed, last = layer(pack_padded_sequence(memory, ordered, batch_first=True))
-            memory, _ = pad_packed_sequence(packed, batch_first=True, total_length=embedded.shape[1])
-        final = last[0] if isinstance(last, tuple) else last
-        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        summary = final.transpose(0, 1).flatten(1)
-        return memory.index_select(0, back), summary.index_select(0, back)
+            read = [directions[0](memory)[0]]
+            if len(directions) == 2:
+                backwards = directions[1](memory.gather(1, mirrored.expand_as(memory)))[0]
+                read.append(backwards.gather(1, mirrored.expand_as(backwards)))
+            memory = torch.cat(read, -1) * inside
+        last = (lengths - 1)[:, :, None].expand(-1, -1, read[0].shape[-1])
+        summary = [read[0].gather(1, last).squeeze(1), *(part[:, 0] for part in read[1:])]
+        return memory, torch.cat(summary, -1)
 
 
 def _orthogonal(linear: nn.Linear, gates: int) -> None:
@@ -162,7 +166,7 @@ def _orthogonal(linear: nn.Linear, gates: int) -> None:
 
 
 def project(linear: nn.Linear, added: Tensor, input: Tensor) -> Tensor:
-    """Return `added + input @ weight.T` in one operation.  *Shape*: `(batch, out)`, `(batch, in)` -> `(batch, out)`."""
+    """Return `added + input @ weight.T`.  *Shape*: added `(batch, out)`, input `(batch, in)`."""
     return torch.addmm(added, input, linear.weight.t())
 
 

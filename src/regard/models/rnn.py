@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from regard.errors import UserError
 from regard.layers import MemoryAttention
@@ -35,10 +35,10 @@ class RecurrentSettings:
     """The size in which queries and keys are compared; 0 means `hidden_size`."""
     heads: int = 1
     wiring: Literal["bahdanau", "luong", "luong-plain"] = "bahdanau"
-    """When the decoder looks: with its previous state, with its new one, or so without feeding the result back."""
+    """When the decoder looks: with its previous state, its new one, or so without feeding the result back."""
     dropout: float = 0.2
     tie_embeddings: Tying = "none"
-    """Which tables are one: "none", the target's and the "output"'s, or "all" (one vocabulary for both sides)."""
+    """Which tables are one: "none", target and "output", or "all" (one vocabulary for both sides)."""
 
     def __post_init__(self) -> None:
         checks.at_least_one(self, "source_vocabulary", "target_vocabulary", "embedding_size", "hidden_size")
@@ -72,9 +72,11 @@ class RecurrentState:
 
 
 class RecurrentSeq2Seq(SequenceToSequence[RecurrentState]):
-    """An encoder that reads both ways and a decoder that looks back at it (Bahdanau et al. 2015; Luong et al. 2015).
+    """An encoder that reads both ways and a decoder that looks back at it (Bahdanau et al. 2015; Luong et al.
+    2015).
 
     Example:
+        >>> import torch
         >>> model = RecurrentSeq2Seq(RecurrentSettings(20, 30, embedding_size=8, hidden_size=8)).eval()
         >>> source, lengths = torch.tensor([[4, 5, 2]]), torch.tensor([3])
         >>> states = model(source, lengths, torch.tensor([[1, 7]]))

@@ -1,4 +1,4 @@
-"""The contract every sequence-to-sequence model keeps, so that one loop trains and one search decodes them all."""
+"""The contract every sequence-to-sequence model keeps, so that one loop trains and one search decodes all."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ class State(Protocol):
     def select(self, rows: Tensor) -> Self:
         """Reorder, repeat or drop rows of the batch.
 
-        *Shape*: rows `(sentences,)`, or `(sentences, width)`, whose entries in one row must continue the same source: they
-        then share what was read of it instead of copying it, and `step` takes `sentences * width` tokens.
+        *Shape*: rows `(sentences,)`, or `(sentences, width)`, whose entries in one row must continue the same
+        source: they then share what was read of it instead of copying it, and `step` takes `sentences *
+        width` tokens.
         """
         ...
 
 
 def sentences_to_select(rows: Tensor, batch: int, width: int) -> Tensor | None:
-    """Return which sentences the `rows` of `State.select` keep of a batch with `width` rows each, or None if all, in order."""
+    """Return which sentences the `rows` of `State.select` keep, or None if all of them in order.
+
+    *Shape*: rows as there, of a `batch` with `width` rows for each sentence; the result `(sentences,)`.
+    """
     first = rows[:, 0] if rows.ndim == 2 else rows
     sentences = first.div(width, rounding_mode="floor")
     everyone = torch.arange(batch // width, device=rows.device)
@@ -38,8 +42,8 @@ S = TypeVar("S", bound=State)
 class SequenceToSequence(nn.Module, abc.ABC, Generic[S]):
     """A model that reads a source sentence and writes a target sentence, token by token.
 
-    Sources and targets are int64 ids padded with 0; padding never changes a result. `forward` returns the states
-    *before* the projection onto the vocabulary, so that the loss can project them a chunk at a time.
+    Sources and targets are int64 ids padded with 0; padding never changes a result. `forward` returns the
+    states *before* the projection onto the vocabulary, so that the loss can project them a chunk at a time.
     """
 
     @property
@@ -69,8 +73,8 @@ class SequenceToSequence(nn.Module, abc.ABC, Generic[S]):
         """Write one more token.
 
         *Shape*: tokens (the last ones written) `(batch,)`; the results are the scores of the next token
-        `(batch, vocabulary)`, the next state, and where the model looked `(batch, source_len)`: the mean over the
-        heads of the last layer that looks at the source, or None without attention.
+        `(batch, vocabulary)`, the next state, and where the model looked `(batch, source_len)`: the mean over
+        the heads of the last layer that looks at the source, or None without attention.
         """
 
     @abc.abstractmethod
@@ -92,12 +96,14 @@ class SequenceToSequence(nn.Module, abc.ABC, Generic[S]):
         target_lengths: Tensor,
         smoothing: float = 0.0,
     ) -> tuple[Tensor, Tensor, int]:
-        """Return the sums over all tokens of the (label-smoothed) loss and of the negative log-likelihood, and their number.
+        """Return the sums over all tokens of the (label-smoothed) loss and of the negative log-likelihood,
+        and their number.
 
         Padded positions are neither projected nor counted. Only the first sum is differentiable.
 
-        *Shape*: source `(batch, source_len)`, target `(batch, target_len + 1)` from BOS to EOS, both lengths `(batch,)`,
-        where a target's length is the number of tokens to predict (EOS included); the sums are `()`.
+        *Shape*: source `(batch, source_len)`, target `(batch, target_len + 1)` from BOS to EOS, both lengths
+        `(batch,)`, where a target's length is the number of tokens to predict (EOS included); the sums are
+        `()`.
         """
         states = self(source, source_lengths, target[:, :-1])
         positions = torch.arange(target.shape[1] - 1, device=target.device)

@@ -39,12 +39,12 @@ class TransformerSettings:
     attention_dropout: float = 0.0
     """Of the attention weights."""
     pre_norm: bool = True
-    """Normalise what each block reads, and the end result (Xiong et al. 2020), rather than what it has written."""
+    """Normalise what each block reads, and the end result (Xiong et al. 2020), not what it has written."""
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     longest: int = 1024
     """The number of places that learned positions have."""
     tie_embeddings: Tying = "output"
-    """Which tables are one: "none", the target's and the "output"'s, or "all" (one vocabulary for both sides)."""
+    """Which tables are one: "none", target and "output", or "all" (one vocabulary for both sides)."""
 
     def __post_init__(self) -> None:
         checks.at_least_one(
@@ -142,7 +142,11 @@ class DecoderLayer(nn.Module):
     def forward(
         self, sequence: Tensor, memory: Memory, cache: Cache | None, width: int, return_weights: bool
     ) -> tuple[Tensor, Cache, Tensor | None]:
-        """*Shape*: sequence `(batch * width, target_len, size)`; the weights `(batch, heads, width * target_len, source_len)`."""
+        """Also return the cache with what is new, and the weights if asked for.
+
+        *Shape*: sequence `(batch * width, target_len, size)`, unchanged; the weights `(batch, heads, width *
+        target_len, source_len)`.
+        """
         around = self.around_attention
         written, _, cache = self.attention(around.before(sequence), masks.causal(), cache)
         sequence = around.after(sequence, written)
@@ -157,7 +161,10 @@ class DecoderLayer(nn.Module):
 
 @dataclass(frozen=True)
 class TransformerState:
-    """For each layer the prepared memory and the cache of what is written; how much that is; how many rows share a memory."""
+    """For each layer the prepared memory and the cache of what is written.
+
+    `written` is how much that is, `width` how many rows of the batch share one memory.
+    """
 
     memories: tuple[Memory, ...]
     caches: tuple[Cache | None, ...]
@@ -237,13 +244,17 @@ class TransformerSeq2Seq(SequenceToSequence[TransformerState]):
         return TransformerState(memories, (None,) * len(memories))
 
     def _decode(
-        self, tokens: Tensor, state: TransformerState, return_weights: bool
+        self, tokens: Tensor, state: TransformerState, looking: int
     ) -> tuple[Tensor, TransformerState, list[Tensor]]:
+        """Also return the weights of the last `looking` layers."""
         places = self.positions(state.written, tokens.shape[1])
         sequence = self.dropout(self.embeddings.read_target(tokens) + places)
         caches, seen = [], []
-        for layer, memory, before in zip(self.decoder, state.memories, state.caches, strict=True):
-            sequence, cache, weights = layer(sequence, memory, before, state.width, return_weights)
+        silent = len(self.decoder) - looking
+        for number, (layer, memory, before) in enumerate(
+            zip(self.decoder, state.memories, state.caches, strict=True)
+        ):
+            sequence, cache, weights = layer(sequence, memory, before, state.width, number >= silent)
             caches.append(cache)
             if weights is not None:
                 seen.append(weights)
@@ -251,12 +262,12 @@ class TransformerSeq2Seq(SequenceToSequence[TransformerState]):
         return self.decoder_norm(sequence), after, seen
 
     def forward(self, source: Tensor, source_lengths: Tensor, target_input: Tensor) -> Tensor:
-        return self._decode(target_input, self.encode(source, source_lengths), False)[0]
+        return self._decode(target_input, self.encode(source, source_lengths), 0)[0]
 
     def step(self, tokens: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState, Tensor | None]:
-        states, after, seen = self._decode(tokens[:, None], state, True)
+        states, after, seen = self._decode(tokens[:, None], state, 1)
         return self.project(states.squeeze(1)), after, seen[-1].mean(1).flatten(0, 1)
 
     def alignment(self, source: Tensor, source_lengths: Tensor, target_input: Tensor) -> Tensor:
-        _, _, seen = self._decode(target_input, self.encode(source, source_lengths), True)
+        _, _, seen = self._decode(target_input, self.encode(source, source_lengths), len(self.decoder))
         return torch.stack(seen, 1)

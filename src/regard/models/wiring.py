@@ -1,4 +1,4 @@
-"""How a recurrent decoder and its attention are wired together: when it looks, and what it does with what it saw."""
+"""How a recurrent decoder and its attention are wired together: when it looks, and what becomes of it."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ class SummaryMemory:
 
 
 class LookAtSummary(nn.Module):
-    """No attention: every query sees the same summary, the last state of each direction (Cho et al. 2014, section 2.2).
+    """No attention: every query sees the same summary, the last state of each direction (Cho et al. 2014,
+    section 2.2).
 
-    It stands where `regard.layers.MemoryAttention` would, so that a decoder without attention is otherwise the same decoder.
+    It stands where `regard.layers.MemoryAttention` would, so that a decoder without attention is otherwise
+    the same decoder.
     """
 
     def __init__(self, directions: int) -> None:
@@ -63,8 +65,8 @@ Carried = tuple[Hidden, ...]
 Unrolled = tuple[Tensor, Carried, Tensor | None]
 """The readouts `(batch * width, target_len, embedding_size)`, what is carried on, and the weights.
 
-`width` rows in a row share one memory; either it or target_len is 1. The weights are `(batch, heads, width * target_len,
-source_len)`, or None.
+`width` rows in a row share one memory; either it or target_len is 1. The weights are `(batch, heads, width *
+target_len, source_len)`, or None.
 """
 
 
@@ -125,7 +127,8 @@ class Bridge(nn.Module):
 
 
 class BahdanauDecoder(nn.Module):
-    """Look with the previous state, then step on what was seen (Bahdanau et al. 2015, section 3.1 and appendix A.2.2).
+    """Look with the previous state, then step on what was seen (Bahdanau et al. 2015, section 3.1 and
+    appendix A.2.2).
 
     `c_t = look(s_{t-1}); s_t = cell([y_{t-1}; c_t], s_{t-1}); readout_t = maxout(U s_t + V y_{t-1} + C c_t)`
 
@@ -156,7 +159,7 @@ class BahdanauDecoder(nn.Module):
     def forward(
         self, embedded: Tensor, carried: Carried, memory: Any, width: int = 1, return_weights: bool = False
     ) -> Unrolled:
-        """*Shape*: embedded, the tokens before each one to write, `(batch * width, target_len, input_size)`."""
+        """*Shape*: embedded, the tokens before those to write, `(batch * width, target_len, input_size)`."""
         states, contexts, seen = [], [], []
         for gates in self.stack.gates(embedded):
             context, weights = self.look(carried[-1][0].unflatten(0, (-1, width)), memory, return_weights)
@@ -170,7 +173,8 @@ class BahdanauDecoder(nn.Module):
 
 
 class LuongDecoder(nn.Module):
-    """Step, look with the new state, and feed what came of it to the next step (Luong et al. 2015, sections 3 and 3.3).
+    """Step, look with the new state, and feed what came of it to the next step (Luong et al. 2015, sections 3
+    and 3.3).
 
     `s_t = cell([y_{t-1}; readout_{t-1}], s_{t-1}); c_t = look(s_t); readout_t = tanh(W [c_t; s_t])`
     """
@@ -202,7 +206,7 @@ class LuongDecoder(nn.Module):
     def forward(
         self, embedded: Tensor, carried: Carried, memory: Any, width: int = 1, return_weights: bool = False
     ) -> Unrolled:
-        """*Shape*: embedded, the tokens before each one to write, `(batch * width, target_len, input_size)`."""
+        """*Shape*: embedded, the tokens before those to write, `(batch * width, target_len, input_size)`."""
         *layers, (readout,) = carried
         hidden: Carried = tuple(layers)
         readouts, seen = [], []
@@ -253,7 +257,7 @@ class LuongPlainDecoder(nn.Module):
     def forward(
         self, embedded: Tensor, carried: Carried, memory: Any, width: int = 1, return_weights: bool = False
     ) -> Unrolled:
-        """*Shape*: embedded, the tokens before each one to write, `(batch * width, target_len, input_size)`."""
+        """*Shape*: embedded, the tokens before those to write, `(batch * width, target_len, input_size)`."""
         states, after = embedded, []
         for number, (layer, before) in enumerate(zip(self.layers, carried, strict=True)):
             first = tuple(part.unsqueeze(0).contiguous() for part in before)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from regard.errors import UserError
 from regard.tasks.task import Answer, Evaluation, Task
 
-__all__ = ["TASKS", "Answer", "Evaluation", "Task", "task_named"]
+__all__ = ["TASKS", "Answer", "Evaluation", "Task", "task_named", "unknown"]
 
 
 def _translation() -> type[Task[Any]]:
@@ -25,7 +25,18 @@ TASKS: dict[str, Callable[[], type[Task[Any]]]] = {"translation": _translation}
 def task_named(name: str) -> type[Task[Any]]:
     """The task of that name; `UserError` says which there are and what was probably meant."""
     if name not in TASKS:
-        close = difflib.get_close_matches(name, TASKS, 1)
-        meant = f"did you mean {close[0]!r}? " if close else ""
-        raise UserError(f"there is no task {name!r}; {meant}There are: {', '.join(TASKS)}")
+        raise unknown("task", name, TASKS)
     return TASKS[name]()
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> UserError:
+    """The error that there is no such thing: what was probably meant, and all that there are.
+
+    Example:
+        >>> print(unknown("model", "rmm", ["rnn", "transformer"]))
+        there is no model 'rmm' (did you mean 'rnn'?); there are: rnn, transformer
+    """
+    known = list(known)
+    close = difflib.get_close_matches(str(name), known, 1)
+    meant = f" (did you mean {close[0]!r}?)" if close else ""
+    return UserError(f"there is no {what} {name!r}{meant}; there are: {', '.join(known)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from torch import nn
 from regard.attention.mechanism import Mechanism
 from regard.errors import UserError
 from regard.models import MODELS, build
-from regard.tasks import task_named
+from regard.tasks import task_named, unknown
 from regard.tasks.task import Evaluation, Task
 from regard.training import Result, Run, TrainingSettings, first_process, fit, from_table, to_table
+from regard.training.checkpoints import listed
+from regard.training.place import Place
 
 __all__ = ["Experiment", "Trained", "train"]
 
@@ -58,10 +61,10 @@ class Experiment:
         if not isinstance(chosen, str):
             raise UserError("which task? Give its name (`regard tasks` lists them), or a file with --config")
         kind = task_named(chosen)
-        data = list(data) or [Path(path) for path in file.get("data", [])]
+        data = list(data) or _paths(file.get("data", []), str(config))
         name = model or file.get("model", kind.models[0])
         if name not in kind.models:
-            raise UserError(f"the task {chosen!r} has no model {name!r}; there are: {', '.join(kind.models)}")
+            raise unknown(f"model for {chosen}", name, kind.models)
         recipe = kind.recipe(name, data)
         tables = {
             chosen: dict(recipe["settings"]),
@@ -72,15 +75,14 @@ class Experiment:
         if any(budget in given.get("training", {}) for budget in ("steps", "seconds", "epochs")):
             tables["training"].pop("epochs", None)  # a budget that is asked for replaces the recipe's
         where = dict.fromkeys(tables, "the recipe")
+        other = [model for model in kind.models if model != name]  # a file may be of a run of another model
         for source, overlay in ((str(config), file), ("the command line", given)):
             for section, table in overlay.items():
-                if section in ("task", "data", "model", "format", "fingerprint"):
+                if section in _PLAIN or (overlay is file and section in other):
                     continue
                 if section not in tables:
-                    raise UserError(
-                        f"{source}: there is no table {section!r}; there are: {', '.join(tables)}"
-                    )
-                tables[section] |= table
+                    raise UserError(f"{source}: {unknown('table', section, tables)}")
+                tables[section] |= _table(table, f"{source}, {section}")
                 where[section] = source
         settings = from_table(kind.Settings, tables[chosen], f"{where[chosen]}, {chosen}")
         training = from_table(TrainingSettings, tables["training"], f"{where['training']}, training")
@@ -121,33 +123,41 @@ class Trained:
     def open(cls, path: Path, device: str = "cpu") -> Trained:
         """Load a trained run. Raises `UserError` when it is not one, is damaged, or has no model yet."""
         run, experiment, task = _opened(path)
+        where = Place.find(TrainingSettings(device=device)).device
         model = experiment.build(task)
         run.load_model(model)
-        return cls(run, experiment, task, model.to(device).eval())
+        return cls(run, experiment, task, model.to(where).eval())
 
     def evaluate(self, splits: Mapping[str, Sequence[Any]], beam: int | None = None) -> dict[str, Evaluation]:
-        """The evaluation of every split but `train`, with the run's own beam unless told otherwise."""
+        """The evaluation of every split given, with the run's own beam unless told otherwise."""
         width = self.experiment.settings.beam if beam is None else beam
         return {
-            name: self.task.evaluate(self.model, examples, beam=width)
-            for name, examples in splits.items()
-            if name != "train"
+            name: self.task.evaluate(self.model, examples, beam=width) for name, examples in splits.items()
         }
 
 
 def train(experiment: Experiment, path: Path, *, quiet: bool = False) -> Result:
-    """Train an experiment into a new run directory."""
+    """Train an experiment into a new run directory; where it fails before anything is learnt, none is left behind."""
     kind = task_named(experiment.task)
     experiment.training.require_budget()
     splits = experiment.read()
     task = kind.learn(experiment.settings, splits["train"])
+    task.check(splits)
     model = experiment.build(task)
     complete = dataclasses.replace(experiment, model=dataclasses.asdict(model.settings))  # type: ignore[call-overload]
     batches = task.batches(splits["train"], experiment.training.max_tokens, experiment.training.seed)
     run = Run.create(path, {**complete.tables(), "fingerprint": _fingerprint(splits["train"])})
-    if first_process():
-        task.save(run.path)
-    return _fit(task, model, batches, splits, complete, run, resume=False, quiet=quiet)
+    try:
+        if first_process():
+            task.save(run.path)
+        return _fit(task, model, batches, splits, complete, run, resume=False, quiet=quiet)
+    except BaseException as error:
+        kept = run.metrics.exists() or bool(listed(run))
+        if first_process() and not kept:
+            shutil.rmtree(run.path, ignore_errors=True)
+        if kept and isinstance(error, UserError) and isinstance(error.__cause__, OSError):
+            raise UserError(f"{error}; then go on with: regard train --resume {run.path}") from error
+        raise
 
 
 def resume(
@@ -174,6 +184,7 @@ def resume(
         raise UserError(
             f"the training data have changed since {run.path} began: an exact resume is not possible"
         )
+    task.check(splits)
     model = experiment.build(task)
     batches = task.batches(splits["train"], experiment.training.max_tokens, experiment.training.seed)
     return _fit(task, model, batches, splits, experiment, run, resume=True, quiet=quiet)
@@ -223,16 +234,34 @@ def _opened(path: Path) -> tuple[Run, Experiment, Task[Any]]:
     run = Run.open(path)
     where = path / "config.toml"
     try:
-        kind = task_named(run.config["task"])
-        name = run.config["model"]
-        settings = from_table(kind.Settings, run.config[kind.name], f"{where}, {kind.name}")
-        training = from_table(TrainingSettings, run.config["training"], f"{where}, training")
-        model = run.config[name]
-        data = tuple(run.config["data"])
+        kind = task_named(str(run.config["task"]))
+        if (name := run.config["model"]) not in kind.models:
+            raise unknown("model", name, kind.models)
+        tables = [_table(run.config[part], f"{where}, {part}") for part in (kind.name, "training", name)]
+        data = tuple(str(one) for one in _paths(run.config["data"], str(where)))
     except KeyError as error:
         raise UserError(f"{where} is damaged: it lacks {error}") from None
+    settings = from_table(kind.Settings, tables[0], f"{where}, {kind.name}")
+    training = from_table(TrainingSettings, tables[1], f"{where}, training")
+    model = tables[2]
     check_model(name, model, f"{where}, {name}")
     return run, Experiment(kind.name, data, name, settings, model, training), kind.load(settings, path)
+
+
+_PLAIN = ("task", "data", "model", "format", "fingerprint")
+"""What a config.toml holds outside of its tables."""
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where} is {value!r}; a table of settings is expected")
+    return dict(value)
+
+
+def _paths(value: Any, where: str) -> list[Path]:
+    if not (isinstance(value, list) and all(isinstance(path, str) for path in value)):
+        raise UserError(f"{where}: data is {value!r}; a list of paths is expected")
+    return [Path(path) for path in value]
 
 
 def _fingerprint(examples: Sequence[Any]) -> str:
@@ -254,3 +283,5 @@ def _read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None

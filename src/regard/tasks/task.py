@@ -6,7 +6,7 @@ import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from torch import Tensor, nn
 
@@ -26,17 +26,23 @@ class Answer:
     others: Sequence[tuple[str, float]] = ()
 
 
+class Judged(NamedTuple):
+    """One example after evaluation: input, output, the expected output, whether they agree, the input's length."""
+
+    source: str
+    said: str
+    expected: str
+    right: bool
+    length: int
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a model did on some examples.
-
-    `metrics` are numbers by name, `signatures` say how a metric was computed, and `judged` lists for each example
-    its input, what the model said, what was expected, whether that is right, and the length of the input.
-    """
+    """How well a model did: numbers by name, how they were computed, and every example judged."""
 
     metrics: Mapping[str, float]
     signatures: Mapping[str, str]
-    judged: Sequence[tuple[str, str, str, bool, int]]
+    judged: Sequence[Judged]
 
 
 class Task(abc.ABC, Generic[Example]):
@@ -81,6 +87,15 @@ class Task(abc.ABC, Generic[Example]):
         """Write what `learn` learnt into a run directory."""
 
     @abc.abstractmethod
+    def check(self, splits: Mapping[str, Sequence[Example]]) -> None:
+        """Raise `UserError` for a held-out example that could not be judged, before any training."""
+
+    @classmethod
+    def held_out(cls, settings: Any, data: Sequence[Path]) -> Mapping[str, Sequence[Example]]:
+        """Other data than a run's own, to judge it by: all of them, or every split that they come in but `train`."""
+        return {name: part for name, part in cls.read(settings, data).items() if name != "train"}
+
+    @abc.abstractmethod
     def model_sizes(self) -> Mapping[str, int]:
         """The model settings that follow from the data, such as vocabulary sizes."""
 
@@ -100,6 +115,10 @@ class Task(abc.ABC, Generic[Example]):
     @abc.abstractmethod
     def evaluate(self, model: nn.Module, examples: Sequence[Example], *, beam: int) -> Evaluation:
         """Measure a model in evaluation mode."""
+
+    @abc.abstractmethod
+    def quality(self, judged: Sequence[Judged]) -> float:
+        """The metric of some judged examples."""
 
     @abc.abstractmethod
     def predict(

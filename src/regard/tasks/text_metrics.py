@@ -6,9 +6,13 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from regard.errors import require
+from regard.errors import UserError, require
 
-__all__ = ["bleu_tokenizer", "measure_texts"]
+__all__ = ["bleu_tokenizer", "measure_texts", "require_tokenizer"]
+
+# sacrebleu's names (version 2.6), written out so that settings are checked without importing it.
+TOKENIZERS = ("auto", "none", "zh", "13a", "intl", "char", "ja-mecab", "ko-mecab", "spm", "flores101", "flores200",
+              "spBLEU-1K")  # fmt: skip
 
 
 def measure_texts(
@@ -32,13 +36,26 @@ def measure_texts(
     metrics: dict[str, float] = {"exact_match": exact / max(len(expected), 1)}
     if not expected:
         return {"bleu": 0.0, "chrf": 0.0, **metrics}, {}
-    bleu = sacrebleu.BLEU(tokenize=chosen, lowercase=lowercase)
+    try:
+        bleu = sacrebleu.BLEU(tokenize=chosen, lowercase=lowercase)
+    except (
+        ImportError,
+        RuntimeError,
+        OSError,
+    ) as error:  # a tokeniser that needs more packages, or a download
+        raise UserError(f"bleu_tokenizer is {chosen!r}, which sacrebleu cannot use here: {error}") from None
     chrf = sacrebleu.CHRF(lowercase=lowercase)
     metrics |= {
         "bleu": bleu.corpus_score(list(predicted), [list(expected)]).score,
         "chrf": chrf.corpus_score(list(predicted), [list(expected)]).score,
     }
     return metrics, {"bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature())}
+
+
+def require_tokenizer(name: str) -> None:
+    """Raise `UserError` where there is no such tokeniser."""
+    if name not in TOKENIZERS:
+        raise UserError(f"bleu_tokenizer is {name!r}; one of {', '.join(TOKENIZERS)} is expected")
 
 
 def bleu_tokenizer(texts: Sequence[str]) -> str:

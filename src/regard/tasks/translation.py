@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from regard.data import BOS, Batch, Batches, Pair, Vocabulary, in_length_order, read_pairs, sample_dates
 from regard.errors import UserError
 from regard.models import Hypothesis, SequenceToSequence, search
-from regard.tasks.task import Answer, Evaluation, Tables, Task
-from regard.tasks.text_metrics import measure_texts
+from regard.tasks.task import Answer, Evaluation, Judged, Tables, Task
+from regard.tasks.text_metrics import measure_texts, require_tokenizer
 from regard.view import Heatmap, heatmap
 
 __all__ = ["Translation", "TranslationSettings"]
@@ -56,6 +56,7 @@ class TranslationSettings:
         for name in ("vocabulary", "max_length", "evaluate_examples", "beam"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; at least 1 is expected")
+        require_tokenizer(self.bleu_tokenizer)
 
 
 class Translation(Task[Pair]):
@@ -88,7 +89,7 @@ class Translation(Task[Pair]):
                 "rnn": {"embedding_size": 64, "hidden_size": 96, "dropout": 0.1},
                 "transformer": {"encoder_layers": 2, "decoder_layers": 2, "dropout": 0.1},
             }
-            training = {"epochs": 7, "learning_rate": 4e-3, "schedule": "linear", "warm_up": 50}
+            training = {"epochs": 5, "learning_rate": 4e-3, "schedule": "linear", "warm_up": 50}
         else:
             settings = {"shared_vocabulary": model == "transformer"}
             models = {
@@ -109,8 +110,21 @@ class Translation(Task[Pair]):
 
     @classmethod
     def read(cls, settings: TranslationSettings, data: Sequence[Path]) -> Mapping[str, Sequence[Pair]]:
-        splits = read_pairs(data, settings.source or None, settings.target or None) if data else sample_dates()
+        splits = (
+            read_pairs(data, settings.source or None, settings.target or None) if data else sample_dates()
+        )
         return {"train": splits.train, "valid": splits.valid, **splits.test}
+
+    @classmethod
+    def held_out(cls, settings: TranslationSettings, data: Sequence[Path]) -> Mapping[str, Sequence[Pair]]:
+        splits = cls.read(settings, data)
+        if len(data) == 1 and data[0].is_dir():
+            return {name: pairs for name, pairs in splits.items() if name != "train"}
+        both = [
+            *splits["train"],
+            *splits["valid"],
+        ]  # files have no parts of their own: judge every line, in order
+        return {"all": sorted(both, key=lambda pair: int(pair.origin.rpartition(":")[2]))}
 
     @classmethod
     def learn(cls, settings: TranslationSettings, examples: Sequence[Pair]) -> Translation:
@@ -141,6 +155,12 @@ class Translation(Task[Pair]):
         else:
             self.source.save(folder / "tokenizer.source.json")
             self.target.save(folder / "tokenizer.target.json")
+
+    def check(self, splits: Mapping[str, Sequence[Pair]]) -> None:
+        for name, pairs in splits.items():
+            if name != "train":
+                origins = [pair.origin for pair in pairs]
+                self._encoded(self.source, [pair.source for pair in pairs], "source", origins)
 
     def model_sizes(self) -> Mapping[str, int]:
         return {"source_vocabulary": len(self.source), "target_vocabulary": len(self.target)}
@@ -183,15 +203,23 @@ class Translation(Task[Pair]):
         expected = [pair.target for pair in examples]
         if self.settings.lowercase:
             predicted, expected = [t.lower() for t in predicted], [t.lower() for t in expected]
-        metrics, signatures = measure_texts(
-            predicted, expected, tokenizer=self.settings.bleu_tokenizer, lowercase=self.settings.lowercase
-        )
+        metrics, signatures = self._measure(predicted, expected)
         lengths = [len(ids) for ids in self.source.encode_batch(sources)]
         judged = [
-            (source, said, wanted, said == wanted, length)
+            Judged(source, said, wanted, said == wanted, length)
             for source, said, wanted, length in zip(sources, predicted, expected, lengths, strict=True)
         ]
         return Evaluation(metrics, signatures, judged)
+
+    def quality(self, judged: Sequence[Judged]) -> float:
+        return self._measure([row.said for row in judged], [row.expected for row in judged])[0][self.metric]
+
+    def _measure(
+        self, predicted: Sequence[str], expected: Sequence[str]
+    ) -> tuple[dict[str, float], dict[str, str]]:
+        return measure_texts(
+            predicted, expected, tokenizer=self.settings.bleu_tokenizer, lowercase=self.settings.lowercase
+        )
 
     def _search(
         self,
@@ -205,11 +233,13 @@ class Translation(Task[Pair]):
         encoded = self._encoded(self.source, texts, "source", origins)
         device = next(model.parameters()).device
 
+        assert isinstance(model, SequenceToSequence)
+
         def translate(batch: Batch) -> list[list[Hypothesis]]:
             batch = batch.to(device)
             return search(
                 model, batch.source, batch.source_lengths, beam=beam, length_penalty=penalty, n_best=n_best
-            )  # type: ignore[arg-type]  # fmt: skip
+            )
 
         was_training = model.training
         model.eval()

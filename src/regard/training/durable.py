@@ -104,8 +104,7 @@ def told(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"{path}: cannot be written, the disk is full; free some space and go on with --resume "
-                "(nothing half-written was left behind)"
+                f"{path}: cannot be written, the disk is full; nothing half-written was left behind"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EIO):
             raise UserError(f"{path}: cannot be written ({os.strerror(error.errno)})") from error

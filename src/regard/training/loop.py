@@ -148,7 +148,8 @@ def fit(
             book.evaluate(state, model, evaluate)
             book.checkpoint(state, model, optimizer, scaler)
         book.finish(state, model, evaluate)
-        progress.say(f"finished after {state.step} steps ({reason}): {run.path}")
+        best = "" if state.best is None else f"best {metric} {state.best:.4g}, "
+        progress.say(f"finished after {state.step} steps ({reason}), {best}in {run.path}")
         return Result(reason, state.step, book.seconds(), state.best)
 
 

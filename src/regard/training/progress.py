@@ -8,9 +8,10 @@ from typing import Any, TextIO
 
 from regard.training.checkpoints import State
 
-# Seconds between two updates of the bar, and between two plain lines.
+# Seconds at least between two updates of the bar, two plain lines, and two lines of evaluations.
 BAR_EVERY = 0.2
 LINE_EVERY = 10.0
+EVALUATION_EVERY = 1.0
 
 
 class Progress:
@@ -22,6 +23,7 @@ class Progress:
         self.show = show
         self._bar: Any = None
         self._next = 0.0
+        self._next_evaluation = 0.0
         self._facts: dict[str, str] = {}
 
     def __enter__(self) -> Progress:
@@ -67,6 +69,10 @@ class Progress:
     def evaluated(self, state: State, value: float, better: bool) -> None:
         """Say the metric of an evaluation."""
         self._facts["metric"] = f"{self.metric} {value:.4g}"
+        now = time.monotonic()
+        if now < self._next_evaluation:
+            return
+        self._next_evaluation = now + EVALUATION_EVERY
         best = "  (best so far)" if better else ""
         self.say(
             f"step {state.step}  epoch {state.epoch}  {self.metric} {value:.4g}{best}  {duration(state.seconds)}"
