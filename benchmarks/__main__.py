@@ -16,7 +16,9 @@ def main() -> int:
     names = parser.parse_args().names or ORDER
     if unknown := [name for name in names if name not in ORDER]:
         parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(ORDER)}")
-    failed = sum(subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode != 0 for name in names)
+    failed = sum(
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode != 0 for name in names
+    )
     print(f"rows in {RESULTS}, tables in {PAGE}")
     return failed
 

@@ -9,6 +9,7 @@ so it competes twice: as its constructor makes it, and with the two other dropou
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from regard.data import BOS, EOS, PAD, Batch
-from regard.models import SequenceToSequence, build
-from regard.models import RecurrentSettings, TransformerSettings
+from regard.models import RecurrentSettings, SequenceToSequence, TransformerSettings, build
 from regard.training import TrainingSettings
 from regard.training.place import Place
 from regard.training.update import build_optimizer, update
@@ -93,6 +93,7 @@ class PyTorchTransformer(nn.Module):
         nn.init.normal_(self.embedding.weight, std=size.size**-0.5)
         self.register_buffer("places", _sinusoids(1024, size.size))
         self.dropout = nn.Dropout(size.dropout)
+        warnings.filterwarnings("ignore", "enable_nested_tensor")  # meant for inference
         self.transformer = nn.Transformer(
             size.size, size.heads, size.layers, size.layers, size.ffn_size, size.dropout, batch_first=True,
             norm_first=True,

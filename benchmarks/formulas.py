@@ -73,6 +73,8 @@ SCORES: dict[str, Formula] = {
 NORMALIZERS: dict[str, Callable[[Tensor], Tensor]] = {"softmax": softmax, "sparsemax": sparsemax}
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, score: str, normalizer: str, **learned: Tensor) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, score: str, normalizer: str, **learned: Tensor
+) -> Tensor:
     """Attention by its definition, every intermediate written out."""
     return NORMALIZERS[normalizer](SCORES[score](query, key, **learned)) @ value

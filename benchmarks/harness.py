@@ -131,11 +131,19 @@ class Report:
     def table(self) -> str:
         """The rows as a Markdown table."""
         notes = any(row.note for row in self.rows)
-        heads = ["case", "regard", "peer", "the peer's", "regard / peer", "rounds", *(["note"] if notes else [])]
+        heads = [
+            "case",
+            "regard",
+            "peer",
+            "the peer's",
+            "regard / peer",
+            "rounds",
+            *(["note"] if notes else []),
+        ]
         cells = [heads]
         for row in self.rows:
             peer = "" if row.peer_value is None else f"{row.peer_value} {row.unit}"
-            ratio = "" if row.ratio is None else f"**{_number(row.ratio.median)}**{str(row.ratio)[len(_number(row.ratio.median)):]}"
+            ratio = "" if row.ratio is None else _emphasised(row.ratio)
             one = [row.case, f"{row.regard} {row.unit}", row.peer, peer, ratio, str(row.rounds)]
             cells.append([*one, row.note] if notes else one)
         widths = [max(len(line[place]) for line in cells) for place in range(len(heads))]
@@ -211,6 +219,12 @@ def _row(fields: dict[str, Any]) -> Row:
         if fields[name] is not None:
             fields[name] = Spread(**fields[name])
     return Row(**fields)
+
+
+def _emphasised(spread: Spread) -> str:
+    """The median in bold."""
+    median, *quartiles = str(spread).split(" ", 1)
+    return " ".join([f"**{median}**", *quartiles])
 
 
 def _replace(path: Path, text: str) -> None:

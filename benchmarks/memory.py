@@ -7,6 +7,7 @@ the output and the gradients that the call must return.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import subprocess
@@ -23,6 +24,8 @@ from regard.attention.scores import SCORES
 
 HEADS, SIZE = 4, 32
 LENGTHS = (1024, 2048, 4096, 8192)
+SLOW_LENGTHS = LENGTHS[:-1]
+"""For scores that are no product, unless --longest says more: their work is `SIZE` times as much."""
 PEER = "the formula in plain PyTorch"
 PEER_LENGTHS = LENGTHS[:-1]
 COPIES = 4
@@ -76,10 +79,10 @@ def _run(way: str, score: str, length: int) -> None:
 
 def _forget_peak() -> None:
     """Let the system's record of the highest resident memory start again (Linux)."""
-    try:
+    with contextlib.suppress(
+        OSError
+    ):  # where refused, it goes back to the start, when less was held than now
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        pass  # The record then goes back to the process's start, where it held less than now.
 
 
 def _resident(name: str) -> int:
@@ -105,8 +108,16 @@ def _fits(score: str, length: int) -> bool:
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
         return needed < 4 * 2**30
-    line = next(li for li in meminfo.read_text(encoding="ascii").splitlines() if li.startswith("MemAvailable"))
+    line = next(
+        li for li in meminfo.read_text(encoding="ascii").splitlines() if li.startswith("MemAvailable")
+    )
     return needed < int(line.split()[1]) * 1024 / 2
+
+
+def _lengths(score: str, longest: int | None) -> tuple[int, ...]:
+    if longest is None:
+        return LENGTHS if SCORES[score]().product else SLOW_LENGTHS
+    return tuple(length for length in LENGTHS if length <= longest)
 
 
 def _rows(score: str, lengths: tuple[int, ...]) -> list[Row]:
@@ -127,17 +138,22 @@ def _rows(score: str, lengths: tuple[int, ...]) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
     parser.add_argument("--scores", nargs="*", default=list(SCORES), choices=list(SCORES))
-    parser.add_argument("--longest", type=int, default=LENGTHS[-1])
-    parser.add_argument("--one", nargs=3, metavar=("WAY", "SCORE", "LENGTH"), help="weigh one call, print MiB")
+    parser.add_argument(
+        "--longest",
+        type=int,
+        help=f"up to {LENGTHS[-1]}; other scores than products: default {SLOW_LENGTHS[-1]}",
+    )
+    parser.add_argument(
+        "--one", nargs=3, metavar=("WAY", "SCORE", "LENGTH"), help="weigh one call, print MiB"
+    )
     asked = parser.parse_args()
     if asked.one:
         way, score, length = asked.one
         print(json.dumps(measure(Call(way, score, int(length)))))
         return
-    lengths = tuple(length for length in LENGTHS if length <= asked.longest)
     torch.set_num_threads(2)
     machine = Machine.here()
-    rows = [row for score in asked.scores for row in _rows(score, lengths)]
+    rows = [row for score in asked.scores for row in _rows(score, _lengths(score, asked.longest))]
     Report(
         "memory",
         "Memory",

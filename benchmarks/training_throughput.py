@@ -14,7 +14,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.contestants import Size, Step, marian, pytorch_transformer, regard_recurrent, regard_transformer
+from benchmarks.contestants import (
+    Size,
+    Step,
+    marian,
+    pytorch_transformer,
+    regard_recurrent,
+    regard_transformer,
+)
 from benchmarks.harness import Machine, Report, Row, Spread, command, in_turns
 from regard.data import Batch, Batches, Vocabulary, read_pairs
 
@@ -33,7 +40,10 @@ def random_sentences(count: int, vocabulary: int, seed: int) -> list[tuple[list[
         source = min(max(round(rng.lognormvariate(2.577, 0.31)), 4), 48)
         target = min(max(round(source * rng.lognormvariate(0.007, 0.178)), 3), 50)
         pairs.append(
-            (rng.choices(words, cum_weights=weights, k=source), rng.choices(words, cum_weights=weights, k=target))
+            (
+                rng.choices(words, cum_weights=weights, k=source),
+                rng.choices(words, cum_weights=weights, k=target),
+            )
         )
     return pairs
 
@@ -54,7 +64,9 @@ def batches(
         examples = random_sentences(10_000, size.vocabulary, seed)
     else:
         examples = real_sentences(data, languages, size.vocabulary)
-    return [batch for batch, _ in zip(Batches(examples, max_tokens, seed).epoch(0), range(count), strict=False)]
+    return [
+        batch for batch, _ in zip(Batches(examples, max_tokens, seed).epoch(0), range(count), strict=False)
+    ]
 
 
 def contestants(size: Size) -> dict[str, Step]:
@@ -92,7 +104,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--profile", nargs="?", const=OURS, metavar="CONTESTANT", help="print a profile instead of a comparison"
+        "--profile",
+        nargs="?",
+        const=OURS,
+        metavar="CONTESTANT",
+        help="print a profile instead of a comparison",
     )
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -112,12 +128,17 @@ def main() -> None:
     seconds = in_turns({name: partial(train, step) for name, step in steps.items()}, len(given), warm_up=2)
     tokens = [int(batch.target_lengths.sum()) for batch in given]
     speed = {
-        name: [count / time for count, time in zip(tokens, times, strict=True)] for name, times in seconds.items()
+        name: [count / time for count, time in zip(tokens, times, strict=True)]
+        for name, times in seconds.items()
     }
     case, unit = "Transformer", "tokens/s"
     rows = [Row.of(case, unit, speed[OURS], peer, speed[peer]) for peer in PEERS]
     rows.append(Row("GRU 256, additive/softmax", unit, Spread.of(speed[INFORMATION]), len(given)))
-    text = "random sentences of Multi30k's lengths" if asked.data is None else f"{asked.data.name} {asked.languages}"
+    text = (
+        "random sentences of Multi30k's lengths"
+        if asked.data is None
+        else f"{asked.data.name} {asked.languages}"
+    )
     Report(
         "training_throughput",
         "Training",

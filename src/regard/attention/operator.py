@@ -184,7 +184,7 @@ def explain(
     found = Explanation(
         backend=chosen,
         refused={name: BACKENDS[name].unsupported(call) or ["another was asked for"] for name in before},
-        flops=2 * pairs * (key.shape[-1] + value.shape[-1]),
+        flops=pairs * (call.score.operations(key.shape[-1]) + 2 * value.shape[-1]),
         bytes_moved=sum(t.numel() * t.element_size() for t in tensors) + output_bytes,
         memory=BACKENDS[chosen].cost(call),
         derivatives=BACKENDS[chosen].derivatives(call),

@@ -48,6 +48,10 @@ class Score:
         """How many numbers are held at once for one query-key pair while comparing."""
         return 1
 
+    def operations(self, key_size: int) -> int:
+        """How many floating-point operations one comparison takes, a transcendental function counted as one."""
+        return 2 * key_size
+
     def prepare(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Transform all queries and keys once, before they are compared.
 
@@ -186,6 +190,9 @@ class Additive(Score):
     def width(self, key_size: int) -> int:
         return max(key_size, 1)
 
+    def operations(self, key_size: int) -> int:
+        return 4 * key_size
+
     def prepare(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         if self.bias is not None:
             bias = self.bias.to(query.dtype)
@@ -218,6 +225,9 @@ class Distance(Score):
 
     def width(self, key_size: int) -> int:
         return max(key_size, 1)
+
+    def operations(self, key_size: int) -> int:
+        return 3 * key_size
 
     def compare(self, query: Tensor, key: Tensor) -> Tensor:
         scale = 0.5 / math.sqrt(max(key.shape[-1], 1)) if self.scale is None else self.scale

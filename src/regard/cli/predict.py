@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
-from io import BufferedIOBase
 from pathlib import Path
+from typing import Any
 
 from regard.cli.flags import check_output
 from regard.errors import UserError
@@ -57,6 +58,8 @@ def predict(
     if n_best < 1:
         raise UserError(f"--n-best must be at least 1, it is {n_best}")
     check_output(output)
+    if length_penalty is not None and not math.isfinite(length_penalty):
+        raise UserError(f"--length-penalty must be a finite number, it is {length_penalty}")
     trained = Trained.open(run, device)
     settings = trained.experiment.settings
     width = max(settings.beam if beam is None else beam, n_best if beam is None else 1)
@@ -128,7 +131,7 @@ def _typed() -> Iterator[Sequence[str]]:
             return
 
 
-def _arriving(stream: BufferedIOBase) -> Iterator[Sequence[str]]:
+def _arriving(stream: Any) -> Iterator[Sequence[str]]:
     """The lines of a stream, as many at a time as have arrived: none waits for the next."""
     number, rest = 0, b""
     while block := stream.read1(BLOCK):

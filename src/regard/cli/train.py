@@ -94,7 +94,7 @@ def train(
             raise UserError(f"--resume goes on with the settings of {resume}: leave out {', '.join(given)}")
         resume_run(resume, changes=changes(set or [], budgets | machine))
         if first_process():
-            write_report(resume)
+            write_report(resume, device=device)
         return 0
     first = Experiment.resolve(task, data=data or (), model=model, config=config)
     shortcuts = budgets | machine | {

@@ -24,7 +24,7 @@ def build(settings: Settings | Mapping[str, Any]) -> SequenceToSequence[Any]:
     """Return a newly initialised model.
 
     `settings` is a settings object, or what `describe` made of one: a dictionary with the model's name under
-    `"model"`.
+    `"model"`. Raises `UserError` for an unknown model, and for settings that are unknown, missing or out of range.
 
     Example:
         >>> model = build({"model": "rnn", "source_vocabulary": 9, "target_vocabulary": 9, "hidden_size": 4})

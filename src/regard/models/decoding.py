@@ -65,6 +65,16 @@ def search(
     exist. The model is used in the mode it is in: call `model.eval()` first.
 
     *Shape*: source `(batch, source_len)` int64 padded with `pad`, source_lengths `(batch,)`.
+
+    Raises `ValueError` unless `n_best` is between 1 and `beam`, and `max_length` at least 0.
+
+    Example:
+        >>> from regard.models import build
+        >>> model = build({"model": "rnn", "source_vocabulary": 9, "target_vocabulary": 9, "hidden_size": 4}).eval()
+        >>> source, lengths = torch.tensor([[5, 6, 2], [7, 2, 0]]), torch.tensor([3, 2])
+        >>> found = search(model, source, lengths, beam=3, n_best=2, max_length=4)
+        >>> [len(hypotheses) for hypotheses in found], found[1][0].weights.shape[1]
+        ([2, 2], 2)
     """
     if not 1 <= n_best <= beam:
         raise ValueError(f"n_best must be between 1 and beam, got n_best={n_best} with beam={beam}")

@@ -19,7 +19,7 @@ from regard.models.wiring import WIRINGS, Carried, Look, LookAtSummary
 
 @dataclass(frozen=True)
 class RecurrentSettings:
-    """The shape of a recurrent encoder-decoder."""
+    """The shape of a recurrent encoder-decoder; raises `UserError` for a value out of range, naming it."""
 
     source_vocabulary: int
     target_vocabulary: int

@@ -21,7 +21,7 @@ from regard.models.sequence import SequenceToSequence, sentences_to_select
 
 @dataclass(frozen=True)
 class TransformerSettings:
-    """The shape of a Transformer encoder-decoder."""
+    """The shape of a Transformer encoder-decoder; raises `UserError` for a value out of range, naming it."""
 
     source_vocabulary: int
     target_vocabulary: int

@@ -33,8 +33,8 @@ def unknown(what: str, name: object, known: Iterable[str]) -> UserError:
     """The error that there is no such thing: what was probably meant, and all that there are.
 
     Example:
-        >>> print(unknown("model", "rmm", ["rnn", "transformer"]))
-        there is no model 'rmm' (did you mean 'rnn'?); there are: rnn, transformer
+        >>> print(unknown("model", "transformr", ["rnn", "transformer"]))
+        there is no model 'transformr' (did you mean 'transformer'?); there are: rnn, transformer
     """
     known = list(known)
     close = difflib.get_close_matches(str(name), known, 1)

@@ -17,7 +17,7 @@ from torch import nn
 from regard.attention.mechanism import Mechanism
 from regard.errors import UserError
 from regard.models import MODELS, build
-from regard.tasks import task_named, unknown
+from regard.tasks import TASKS, task_named, unknown
 from regard.tasks.task import Evaluation, Task
 from regard.training import Result, Run, TrainingSettings, first_process, fit, from_table, to_table
 from regard.training.checkpoints import listed
@@ -64,7 +64,7 @@ class Experiment:
         data = list(data) or _paths(file.get("data", []), str(config))
         name = model or file.get("model", kind.models[0])
         if name not in kind.models:
-            raise unknown(f"model for {chosen}", name, kind.models)
+            raise unknown("model", name, kind.models)
         recipe = kind.recipe(name, data)
         tables = {
             chosen: dict(recipe["settings"]),
@@ -120,10 +120,13 @@ class Trained:
     model: nn.Module
 
     @classmethod
-    def open(cls, path: Path, device: str = "cpu") -> Trained:
-        """Load a trained run. Raises `UserError` when it is not one, is damaged, or has no model yet."""
+    def open(cls, path: Path, device: str | None = "cpu") -> Trained:
+        """Load a trained run onto a device (None: the one of its training).
+
+        Raises `UserError` when it is not one, is damaged, or has no model yet.
+        """
         run, experiment, task = _opened(path)
-        where = Place.find(TrainingSettings(device=device)).device
+        where = Place.find(TrainingSettings(device=device or experiment.training.device)).device
         model = experiment.build(task)
         run.load_model(model)
         return cls(run, experiment, task, model.to(where).eval())
@@ -234,9 +237,11 @@ def _opened(path: Path) -> tuple[Run, Experiment, Task[Any]]:
     run = Run.open(path)
     where = path / "config.toml"
     try:
-        kind = task_named(str(run.config["task"]))
+        if (task := run.config["task"]) not in list(TASKS):
+            raise UserError(f"{where}: {unknown('task', task, TASKS)}")
+        kind = task_named(task)
         if (name := run.config["model"]) not in kind.models:
-            raise unknown("model", name, kind.models)
+            raise UserError(f"{where}: {unknown('model', name, kind.models)}")
         tables = [_table(run.config[part], f"{where}, {part}") for part in (kind.name, "training", name)]
         data = tuple(str(one) for one in _paths(run.config["data"], str(where)))
     except KeyError as error:

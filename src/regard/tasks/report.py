@@ -26,13 +26,15 @@ def write_report(
     to: Path | None = None,
     look_at: Sequence[str] = (),
     title: str | None = None,
+    device: str | None = None,
 ) -> dict[str, Evaluation]:
     """Evaluate a run on its held-out data and write its report; returns the evaluations by split.
 
     `beside` are other runs of the same task and data, shown in the same charts; `look_at` the inputs to picture,
-    a few of the held-out ones when not given; `to` the file, `report.html` of the run when not given.
+    a few of the held-out ones when not given; `to` the file, `report.html` of the run when not given; `device` where
+    to compute, where the run was trained when not given.
     """
-    trained = [Trained.open(path) for path in (run, *beside)]
+    trained = [Trained.open(path, device) for path in (run, *beside)]
     first = trained[0]
     splits = first.experiment.read()
     names = _names(trained)

@@ -89,7 +89,7 @@ class Translation(Task[Pair]):
                 "rnn": {"embedding_size": 64, "hidden_size": 96, "dropout": 0.1},
                 "transformer": {"encoder_layers": 2, "decoder_layers": 2, "dropout": 0.1},
             }
-            training = {"epochs": 5, "learning_rate": 4e-3, "schedule": "linear", "warm_up": 50}
+            training = {"epochs": 4, "max_tokens": 2048, "learning_rate": 4e-3, "schedule": "linear", "warm_up": 50}
         else:
             settings = {"shared_vocabulary": model == "transformer"}
             models = {
@@ -102,7 +102,7 @@ class Translation(Task[Pair]):
                 "transformer": {"dropout": 0.3, "tie_embeddings": "all"},
             }
             training = {
-                "rnn": {"epochs": 16, "learning_rate": 2e-3, "schedule": "cosine", "warm_up": 200},
+                "rnn": {"epochs": 16, "max_tokens": 2048, "learning_rate": 2e-3, "schedule": "cosine", "warm_up": 400},
                 "transformer": {"epochs": 40, "learning_rate": 5e-3, "schedule": "inverse_sqrt", "warm_up": 2000},
             }[model]  # fmt: skip
             training |= {"label_smoothing": 0.1, "average": 5, "patience": 8}

@@ -12,6 +12,8 @@ from regard.errors import UserError
 class TrainingSettings:
     """How a model is trained; at least one of the budgets `epochs`, `steps` and `seconds` must be given.
 
+    Raises `UserError` for a value out of range, naming it.
+
     Example:
         >>> TrainingSettings(steps=1000, learning_rate=2e-3).schedule
         'inverse_sqrt'

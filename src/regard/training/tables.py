@@ -20,6 +20,7 @@ def to_table(settings: Any) -> dict[str, Any]:
     """The TOML table of a settings dataclass; settings that are None by default and stay None are left out.
 
     Example:
+        >>> from regard.training import TrainingSettings
         >>> to_table(TrainingSettings(steps=100))["steps"]
         100
     """
@@ -34,6 +35,11 @@ def to_table(settings: Any) -> dict[str, Any]:
 
 def from_table(kind: type[Settings], table: Mapping[str, Any], where: str) -> Settings:
     """The settings dataclass `kind` read from a TOML table found at `where` (named in errors).
+
+    Example:
+        >>> from regard.training import TrainingSettings
+        >>> from_table(TrainingSettings, {"clip": "none", "betas": [0.9, 0.95]}, "my.toml, training").betas
+        (0.9, 0.95)
 
     Raises:
         UserError: An unknown setting, or a value of the wrong type or out of range.

@@ -16,6 +16,7 @@ from regard.view.layout import levels
 
 NARROWEST = 24
 """Fewer columns than this are taken for this many."""
+FAINT = 0.05  # of the largest weight: drawn as a dot where there are no colours
 _BLOCKS = "░▒▓█"
 _WIDEST_LABEL = 12
 _WIDEST_COLUMN = 10
@@ -75,7 +76,8 @@ def _centred(text: str, width: int) -> str:
 def _cell(weight: float, level: int, width: int, colour: bool) -> str:
     if np.isnan(weight):
         return _centred("?", width)
-    if level < 0:
+    # Without colours there are too few shades to tell next to nothing from a fifth.
+    if level < 0 or (not colour and level < LEVELS * FAINT):
         return _centred("·", width)
     if not colour:
         return _BLOCKS[level * len(_BLOCKS) // LEVELS] * width
