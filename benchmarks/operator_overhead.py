@@ -1,4 +1,4 @@
-"""What `regard.attend` costs beside PyTorch's fused attention, or beside the plain formula where there is none fused."""
+"""What `regard.attend` costs beside PyTorch's fused attention or, where nothing is fused, beside the plain formula."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_the_demo_compares_two_runs_and_goes_on_where_it_stopped(
     }
     assert "held-out dates: exact match" in ended.out
     assert "Where it looked" in ended.out
-    assert "⏹" in ended.out
+    assert "■" in ended.out
     page = (tmp_path / "demo/report.html").read_text(encoding="utf-8")
     assert "rnn additive/softmax" in page
     assert "rnn none" in page

@@ -15,7 +15,7 @@ from regard.cli.show import file_stem
 def test_it_draws_in_the_terminal_and_as_three_files(regard: Any, run: Path, tmp_path: Path) -> None:
     ended = regard("show", run, "いにさ", "--output", tmp_path / "pictures", "--width", "60")
     assert ended.status == 0
-    for label in (*"いにさ", *"一二三", "⏹"):
+    for label in (*"いにさ", *"一二三", "■"):
         assert label in ended.out
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
         "いにさ.png",
@@ -37,7 +37,7 @@ def test_it_looked_where_it_had_to(regard: Any, run: Path, tmp_path: Path) -> No
     assert picture.weights.shape == (4, 3)
     assert picture.weights.sum(1) == pytest.approx([1.0] * 4, abs=1e-5)
     assert picture.source == ("い", "ろ", "ご")
-    assert picture.target == ("一", "六", "五", "⏹")
+    assert picture.target == ("一", "六", "五", "■")
 
 
 def test_an_answer_is_forced_and_a_head_chosen(

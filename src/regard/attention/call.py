@@ -29,6 +29,11 @@ class AttentionCall:
 
     *Shape:* query `(..., query_heads, query_len, size)`, key `(..., key_heads, key_len, size)`,
     value `(..., key_heads, key_len, value_size)`, bias broadcastable to `(..., query_heads, query_len, key_len)`.
+
+    Example:
+        >>> call = AttentionCall.of(torch.ones(4, 3, 8), torch.ones(2, 5, 8), torch.ones(2, 5, 8), score="cosine")
+        >>> call.score.name, call.normalizer.name, call.groups
+        ('cosine', 'softmax', 2)
     """
 
     query: Tensor
@@ -43,6 +48,7 @@ class AttentionCall:
 
     @property
     def grid(self) -> Grid:
+        """The size of the picture that the mask is asked about."""
         return Grid(self.query.shape[-2], self.key.shape[-2], self.query.ndim, self.query.device)
 
     @property
@@ -76,7 +82,9 @@ class AttentionCall:
         dropout: float = 0.0,
         return_weights: bool = False,
     ) -> AttentionCall:
-        """Check every argument; `TypeError` or `ValueError` names the one at fault, what it is and must be."""
+        """Check every argument of `attend`; raises `TypeError` or `ValueError` that names the one at fault, what it
+        is and must be.
+        """
         if isinstance(score, str):
             score = _score(score)
         elif not isinstance(score, Score):

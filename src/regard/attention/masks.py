@@ -40,7 +40,19 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Who may see whom: True where the query may look."""
+    """Who may see whom: True where the query may look.
+
+    Masks combine with `&` (what both show), `|` (what either shows) and `~` (what it hides), also with boolean
+    tensors broadcastable to `(..., heads, query_len, key_len)`.
+
+    Example:
+        >>> (causal() & ~window(0)).picture(3, 3).int().tolist()
+        [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
+        >>> (causal() | torch.tensor([True, False, True])).picture(3, 3).int().tolist()
+        [[1, 0, 1], [1, 1, 1], [1, 1, 1]]
+
+    PyTorch's `scaled_dot_product_attention` has the same polarity; `nn.MultiheadAttention` has the opposite.
+    """
 
     def block(self, rows: Tensor | slice, columns: slice, grid: Grid) -> Tensor:
         """The mask for some query rows and key columns.
@@ -50,7 +62,7 @@ class Mask:
         raise NotImplementedError
 
     def span(self, start: int, stop: int, grid: Grid) -> tuple[int, int]:
-        """A range of keys outside which the queries from `start` to `stop` see nothing."""
+        """A range of keys outside which the queries from `start` to `stop` (excluded) see nothing."""
         return 0, grid.key_len
 
     def shape(self, grid: Grid) -> tuple[int, ...]:
@@ -92,6 +104,7 @@ class Window(Mask):
 
     Places are aligned at the end (bottom right): the last query stands at the last key, so that the mask is
     right with a key-value cache. FlashAttention >= 2.1 aligns so too; PyTorch's `is_causal` aligns top left.
+    Raises `ValueError` for a limit that is not a whole number of at least 0.
     """
 
     left: int | None
@@ -258,30 +271,46 @@ class Not(Mask):
 def causal() -> Mask:
     """A mask under which a query sees the keys up to its own place, aligned at the end.
 
+    *Shape:* `(query_len, key_len)`, whatever they are.
+
     Example:
         >>> causal().picture(2, 3).int().tolist()
         [[1, 1, 0], [1, 1, 1]]
+
+    Vaswani et al. 2017, section 3.2.3. PyTorch's `is_causal=True` aligns at the start: it shows the first query of the
+    example one key.
     """
     return Causal()
 
 
 def window(left: int | None, right: int | None = None) -> Mask:
     """A mask under which a query sees `left` keys before and `right` after its place (both sides alike when
-    `right` is not given), aligned at the end.
+    `right` is not given), aligned at the end; None is no limit.
+
+    *Shape:* `(query_len, key_len)`, whatever they are. Raises `ValueError` for a limit that is not a whole number of at
+    least 0.
 
     Example:
         >>> window(1, 0).picture(3, 3).int().tolist()
         [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+
+    Beltagy et al. 2020 (Longformer), section 3.1. FlashAttention spells no limit -1 in `window_size=(left, right)`.
     """
     return Window(left, left if right is None else right)
 
 
 def padding(lengths: Tensor) -> Mask:
-    """A mask that hides the keys past each sequence's length. *Shape:* lengths `(batch,)`.
+    """A mask that hides the keys past each sequence's length.
+
+    *Shape:* lengths `(batch,)`, or more leading axes of key; the mask is `(batch, 1, 1, key_len)` where key has heads.
+    Raises `TypeError` unless they are a tensor of whole numbers; `regard.attend` raises `ValueError` when they do not
+    fit key.
 
     Example:
         >>> padding(torch.tensor([1, 3])).picture(1, 3).int().tolist()
         [[[1, 0, 0]], [[1, 1, 1]]]
+
+    `nn.MultiheadAttention` wants the opposite written out: `key_padding_mask`, True at the padding.
     """
     if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths must be a tensor of whole numbers, it is {_kind(lengths)}")
@@ -289,12 +318,20 @@ def padding(lengths: Tensor) -> Mask:
 
 
 def dense(tensor: Tensor) -> Mask:
-    """A mask from a boolean tensor, True where the query may look."""
+    """A mask from a boolean tensor, True where the query may look.
+
+    *Shape:* broadcastable to `(..., heads, query_len, key_len)`. Raises `TypeError` unless it is boolean;
+    `regard.attend` raises `ValueError` when it does not fit. `regard.attend` takes the tensor itself just as well.
+
+    Example:
+        >>> dense(torch.eye(2, dtype=torch.bool)).picture(2, 2).int().tolist()
+        [[1, 0], [0, 1]]
+    """
     return as_mask(tensor)
 
 
 def as_mask(mask: Mask | Tensor) -> Mask:
-    """The mask itself, or the mask that a boolean tensor describes."""
+    """The mask itself, or the mask that a boolean tensor describes; `TypeError` for anything else."""
     if isinstance(mask, Mask):
         return mask
     if not isinstance(mask, Tensor):

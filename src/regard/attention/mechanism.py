@@ -41,7 +41,7 @@ class Mechanism:
 
     @classmethod
     def parse(cls, spelling: str) -> Mechanism:
-        """Read a spelling; `ValueError` says what exists and what was probably meant."""
+        """Read a spelling; raises `ValueError` that says what exists and what was probably meant."""
         parts = spelling.strip().split("/")
         if len(parts) < 2 or not all(parts):
             what = difflib.get_close_matches(spelling, SCORES, 1)
@@ -60,14 +60,28 @@ class Mechanism:
 
 
 def score_named(name: str) -> Score:
-    """The score function that `name` spells, with its default parameters."""
+    """The score function that `name` spells, with its default parameters.
+
+    Raises `ValueError` that says what exists and what was probably meant.
+
+    Example:
+        >>> score_named("scaled_dot")
+        ScaledDot(scale=None)
+    """
     if name not in SCORES:
         raise ValueError(f"unknown score {name!r}{_nearest(name, SCORES)}; {LISTING}")
     return SCORES[name]()
 
 
 def normalizer_named(name: str) -> Normalizer:
-    """The normaliser that `name` spells: `softmax`, `sparsemax`, `top-4`, ..."""
+    """The normaliser that `name` spells: `softmax`, `sparsemax`, `top-4`, ...
+
+    Raises `ValueError` that says what exists and what was probably meant.
+
+    Example:
+        >>> normalizer_named("top-4")
+        TopK(k=4)
+    """
     if name in NORMALIZERS:
         return NORMALIZERS[name]()
     head, dash, number = name.partition("-")

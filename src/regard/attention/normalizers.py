@@ -29,7 +29,10 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Normalizer:
-    """A function from the scores of a query to non-negative weights of its keys."""
+    """A function from the scores of a query to non-negative weights of its keys.
+
+    *Shape:* scores `(..., query_len, key_len)` -> weights of the same shape.
+    """
 
     name: ClassVar[str]
 
@@ -41,7 +44,8 @@ class Normalizer:
     def weigh(self, scores: Tensor) -> Tensor:
         """Turn scores into weights along the last axis.
 
-        *Shape:* `(..., query_len, key_len)` -> the same. Hidden keys have score -inf and get weight 0.
+        *Shape:* `(..., query_len, key_len)` -> the same. Hidden keys have score -inf and get weight 0; at least
+        one key of each row is not hidden. `regard.attend` gives rows that may see nothing weights of zero.
         """
         raise NotImplementedError
 
@@ -52,7 +56,16 @@ class Softmax(Normalizer):
 
     $$w_i = \frac{e^{s_i / t}}{\sum_j e^{s_j / t}}$$
 
-    `temperature` $t$ above 1 flattens the weights, below 1 sharpens them.
+    `temperature` $t$ above 1 flattens the weights, below 1 sharpens them. Raises `ValueError` unless it is above 0.
+
+    *Shape:* scores `(..., query_len, key_len)` -> weights of the same shape.
+
+    Example:
+        >>> Softmax().weigh(torch.tensor([2.0, 0.0, 1.0]))
+        tensor([0.6652, 0.0900, 0.2447])
+
+    Bahdanau et al. 2015, section 3.1; the temperature: Hinton et al. 2015, section 2. `torch.softmax` has no
+    temperature, and is NaN where all keys are hidden: `regard.attend` gives zeros.
     """
 
     temperature: float = 1.0
@@ -72,7 +85,15 @@ class Sparsemax(Normalizer):
 
     $$w = \operatorname*{argmin}_{p \in \Delta} \lVert p - s \rVert^2, \qquad w_i = \max(s_i - \tau, 0)$$
 
-    Martins & Astudillo 2016.
+    *Shape:* scores `(..., query_len, key_len)` -> weights of the same shape.
+
+    Example:
+        >>> Sparsemax().weigh(torch.tensor([2.0, 0.0, 1.0]))
+        tensor([1., 0., 0.])
+
+    Martins & Astudillo 2016, algorithm 1. The weights are those of the `entmax` package (1.3), which raises where all
+    keys of a query are hidden (`regard.attend` gives zeros) and has no forward-mode derivatives nor `torch.func`
+    transforms.
     """
 
     name: ClassVar[str] = "sparsemax"
@@ -93,11 +114,22 @@ class Sparsemax(Normalizer):
 
 @dataclass(frozen=True, eq=False)
 class Entmax15(Normalizer):
-    r"""Entmax with alpha = 1.5: between softmax and sparsemax, with exact zeros.
+    r"""The weights that maximise expected score plus Tsallis entropy at alpha = 1.5: some keys get exactly zero.
 
-    $$w_i = \max(s_i / 2 - \tau, 0)^2$$
+    $$w = \operatorname*{argmax}_{p \in \Delta} p^\top s + \tfrac{4}{3} \sum_j (p_j - p_j^{1.5}),
+    \qquad w_i = \max(s_i / 2 - \tau, 0)^2$$
 
-    Peters, Niculae & Martins 2019, algorithm 2.
+    It stands between softmax (alpha = 1) and sparsemax (alpha = 2).
+
+    *Shape:* scores `(..., query_len, key_len)` -> weights of the same shape.
+
+    Example:
+        >>> Entmax15().weigh(torch.tensor([2.0, 0.0, 1.0]))
+        tensor([0.8307, 0.0000, 0.1693])
+
+    Peters, Niculae & Martins 2019, algorithm 2. The weights are those of the `entmax` package (1.3), which raises where
+    all keys of a query are hidden (`regard.attend` gives zeros), whose second derivatives are NaN where a weight is
+    zero, and which has no forward-mode derivatives nor `torch.func` transforms.
     """
 
     name: ClassVar[str] = "entmax15"
@@ -127,7 +159,16 @@ class Sigmoid(Normalizer):
 
     $$w_i = \frac{1}{1 + e^{-(s_i + b)}}$$
 
-    `bias` $b$ is added to every score; Ramapuram et al. 2024 use $b = -\log(\text{key length})$.
+    `bias` $b$ is added to every score.
+
+    *Shape:* scores `(..., query_len, key_len)` -> weights of the same shape.
+
+    Example:
+        >>> Sigmoid().weigh(torch.tensor([2.0, 0.0, 1.0]))
+        tensor([0.8808, 0.5000, 0.7311])
+
+    Ramapuram et al. 2024, who use $b = -\log(\text{key length})$, so that the weights sum to about one at first; here
+    it is 0 unless given.
     """
 
     bias: float = 0.0
@@ -139,7 +180,19 @@ class Sigmoid(Normalizer):
 
 @dataclass(frozen=True, eq=False)
 class Hardmax(Normalizer):
-    """All weight on the best key (the first of equals); no gradient reaches the scores."""
+    r"""All weight on the best key (the first of equals); no gradient reaches the scores.
+
+    $$w_i = [i = \operatorname*{argmax}_j s_j]$$
+
+    *Shape:* scores `(..., query_len, key_len)` -> weights of the same shape.
+
+    Example:
+        >>> Hardmax().weigh(torch.tensor([2.0, 0.0, 1.0]))
+        tensor([1., 0., 0.])
+
+    The deterministic argmax; the hard attention of Xu et al. 2015, section 4.1, draws the key at random by its softmax
+    weight and learns the scores by REINFORCE.
+    """
 
     name: ClassVar[str] = "hardmax"
 
@@ -158,7 +211,15 @@ class TopK(Normalizer):
     $$w_i = \frac{[i \in \mathrm{top}_k(s)]\, e^{s_i}}{\sum_{j \in \mathrm{top}_k(s)} e^{s_j}}$$
 
     With fewer than `k` visible keys, all of them are kept. Gradients flow through the kept scores, as if the
-    others were hidden. Gupta et al. 2021 (top-k attention); x-transformers keeps every key that ties.
+    others were hidden. Raises `ValueError` unless `k` is a whole number of at least 1.
+
+    *Shape:* scores `(..., query_len, key_len)` -> weights of the same shape.
+
+    Example:
+        >>> TopK(2).weigh(torch.tensor([2.0, 0.0, 1.0]))
+        tensor([0.7311, 0.0000, 0.2689])
+
+    Gupta et al. 2021 (top-k attention); x-transformers keeps every key that ties with the last.
     """
 
     k: int = 4
@@ -170,6 +231,7 @@ class TopK(Normalizer):
 
     @property
     def spelling(self) -> str:
+        """`top-` and the number of keys that are kept."""
         return f"top-{self.k}"
 
     def weigh(self, scores: Tensor) -> Tensor:

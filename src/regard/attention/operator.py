@@ -89,11 +89,16 @@ def weights(
     - `"received"`: how much weight each key gets from the average query, `(..., query_heads, key_len)`
     - `"top-8"` (any number): the largest weights of each row and their keys, a pair `(..., query_heads, rows, 8)`
 
+    Raises `TypeError` or `ValueError` naming the argument at fault.
+
     Example:
         >>> import torch, regard
         >>> query, key = torch.randn(4, 1000, 16), torch.randn(4, 1000, 16)
         >>> regard.weights(query, key, reduce="received").shape
         torch.Size([4, 1000])
+
+    PyTorch has no counterpart: `scaled_dot_product_attention` returns no weights, `nn.MultiheadAttention` only all of
+    them at once.
     """
     call = AttentionCall.of(query, key, key, score, normalizer, mask, bias, 0.0, True)
     chosen = slice(None) if rows is None else _positions(rows, query)
@@ -132,11 +137,17 @@ class Explanation:
     """What `attend` does with a call: the backend, those refused and why, and what it costs."""
 
     backend: str
+    """The name of the backend that would run the call."""
     refused: dict[str, list[str]] = field(repr=False)
+    """The backends preferred to it, and why each cannot run the call."""
     flops: int = field(repr=False)
+    """Floating-point operations of the scores and weighted sums, hidden pairs counted too."""
     bytes_moved: int = field(repr=False)
+    """The bytes of query, key, value, bias and output together."""
     memory: str = field(repr=False)
+    """What is held beyond inputs and output, in words."""
     derivatives: str = field(repr=False)
+    """Which derivatives are fused and which take the slower exact path, in words."""
 
     def __str__(self) -> str:
         lines = [f"backend      {self.backend}"]
@@ -165,6 +176,9 @@ def explain(
     backend: str | None = None,
 ) -> Explanation:
     """Print, and return, what `attend` would do with the same arguments, without doing it.
+
+    *Shape:* every tensor as in `attend`. Raises what `attend` would: `TypeError` or `ValueError` naming the argument at
+    fault.
 
     Example:
         >>> import torch, regard

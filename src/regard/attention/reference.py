@@ -79,9 +79,11 @@ def top(scores: Array, k: int = 4) -> Array:
 SCORES: dict[str, Callable[..., Array]] = {
     f.__name__: f for f in (dot, scaled_dot, cosine, general, additive, distance)
 }
+"""Every score by its name. *Shape:* query `(size,)`, keys `(key_len, size)` -> `(key_len,)`."""
 NORMALIZERS: dict[str, Callable[..., Array]] = {
     f.__name__: f for f in (softmax, sparsemax, entmax15, sigmoid, hardmax, top)
 }
+"""Every normaliser by its name. *Shape:* scores `(key_len,)` of visible keys -> the same."""
 
 
 def attend(
@@ -102,6 +104,9 @@ def attend(
     `(..., key_heads, key_len, value_size)`, mask and bias broadcastable to `(..., query_heads, query_len, key_len)`
     -> `(..., query_heads, query_len, value_size)` and `(..., query_heads, query_len, key_len)`. A score
     parameter that is an array with one entry a head, `{"weight": (heads, size)}`, is listed as a tuple of arrays.
+
+    Raises `KeyError` for an unknown score or normaliser; shapes are left to NumPy to check. For reading and testing:
+    `regard.attend` is the one to use.
 
     Example:
         >>> output, weights = attend([[1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[1.0], [3.0]], normalizer="hardmax")

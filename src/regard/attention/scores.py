@@ -21,7 +21,12 @@ __all__ = ["SCORES", "Additive", "Cosine", "Distance", "Dot", "General", "Scaled
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """A function of a query and a key that says how well they match: *score(q, k) -> scalar*."""
+    """A function of a query and a key that says how well they match: *score(q, k) -> scalar*.
+
+    *Shape:* query `(..., heads, query_len, size)`, key `(..., heads, key_len, size)` -> scores
+    `(..., heads, query_len, key_len)`; the heads axis may be absent. `regard.attend` raises `ValueError` when their
+    sizes do not suit the score.
+    """
 
     name: ClassVar[str]
     product: ClassVar[bool] = True
@@ -41,7 +46,7 @@ class Score:
             )
 
     def factor(self, key_size: int) -> float:
-        """The constant that multiplies the product of prepared query and key."""
+        """The constant that multiplies the product of prepared query and key, of `key_size` numbers each."""
         return 1.0
 
     def width(self, key_size: int) -> int:
@@ -74,7 +79,15 @@ class Dot(Score):
 
     $$s(q, k) = q^\top k$$
 
-    Luong et al. 2015, section 3.1 ("dot"). `torch` spells it `scaled_dot_product_attention(scale=1.0)`.
+    *Shape:* query `(..., query_len, size)`, key `(..., key_len, size)` -> scores `(..., query_len, key_len)`.
+
+    Example:
+        >>> query, key = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+        >>> Dot().compare(query, key)
+        tensor([[3., 4.]])
+
+    Luong et al. 2015, section 3.1 ("dot"). PyTorch spells it `scaled_dot_product_attention(scale=1.0)`, Keras
+    `Attention()`.
     """
 
     name: ClassVar[str] = "dot"
@@ -86,7 +99,17 @@ class ScaledDot(Score):
 
     $$s(q, k) = q^\top k \cdot \mathrm{scale}, \qquad \mathrm{scale} = 1/\sqrt{D}$$
 
-    `scale` replaces the default $1/\sqrt{D}$. Vaswani et al. 2017, equation 1.
+    `scale` replaces the default $1/\sqrt{D}$.
+
+    *Shape:* query `(..., query_len, size)`, key `(..., key_len, size)` -> scores `(..., query_len, key_len)`.
+
+    Example:
+        >>> query, key = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+        >>> ScaledDot().compare(query, key)
+        tensor([[2.1213, 2.8284]])
+
+    Vaswani et al. 2017, equation 1. PyTorch's `scaled_dot_product_attention` has the same `scale=`; Keras'
+    `Attention(use_scale=True)` learns one number that starts at 1, and never divides by $\sqrt{D}$.
     """
 
     scale: float | None = None
@@ -102,8 +125,20 @@ class Cosine(Score):
 
     $$s(q, k) = \mathrm{scale} \cdot \frac{q^\top k}{\lVert q\rVert\,\lVert k\rVert}$$
 
-    `scale` is a number or a tensor, learned or not, of shape `()` or `(heads,)`. A zero vector has cosine 0
-    with everything. Graves et al. 2014, equation 6; with a learned scale: Henry et al. 2020 (QK-norm).
+    A zero vector has cosine 0 with everything.
+
+    *Shape:* query `(..., heads, query_len, size)`, key `(..., heads, key_len, size)` -> scores
+    `(..., heads, query_len, key_len)`; scale a number or a tensor, learned or not, `()` or `(heads,)`. Another
+    shape raises `ValueError`.
+
+    Example:
+        >>> query, key = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+        >>> cosine = Cosine()
+        >>> cosine.compare(*cosine.prepare(query, key))
+        tensor([[0.4472, 0.8944]])
+
+    Graves et al. 2014, equation 6; with a learned scale: Henry et al. 2020 (QKNorm). PyTorch and Keras have it in no
+    attention; x-transformers spells it `attn_qk_norm=True` and its scale `attn_qk_norm_scale`.
     """
 
     scale: float | Tensor = 1.0
@@ -130,8 +165,19 @@ class General(Score):
 
     $$s(q, k) = q^\top W k$$
 
-    `weight` has shape `(query_size, key_size)` or `(heads, query_size, key_size)`; without one, $W = I$.
-    Luong et al. 2015, section 3.1 ("general"); allennlp's `BilinearAttention`.
+    Without a `weight`, $W = I$.
+
+    *Shape:* query `(..., heads, query_len, query_size)`, key `(..., heads, key_len, key_size)` -> scores
+    `(..., heads, query_len, key_len)`; weight `(query_size, key_size)` or `(heads, query_size, key_size)`. Another
+    shape raises `ValueError`.
+
+    Example:
+        >>> query, key = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+        >>> swap = General(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+        >>> swap.compare(*swap.prepare(query, key))
+        tensor([[6., 2.]])
+
+    Luong et al. 2015, section 3.1 ("general"). allennlp's `BilinearAttention` adds a bias to every score.
     """
 
     weight: Tensor | None = None
@@ -161,10 +207,19 @@ class Additive(Score):
 
     $$s(q, k) = v^\top \tanh(q + k + b)$$
 
-    Query and key come already projected ($W_q q$, $W_k k$): layers own those projections. `weight` ($v$) has
-    shape `(size,)` or `(heads, size)`, and is all ones when absent; so has `bias` ($b$), which is zero when
-    absent. Bahdanau et al. 2015, appendix A.1.2. Keras' `AdditiveAttention` is this without $W_q$, $W_k$
-    and $b$.
+    Query and key come already projected ($W_q q$, $W_k k$): layers own those projections.
+
+    *Shape:* query `(..., heads, query_len, size)`, key `(..., heads, key_len, size)` -> scores
+    `(..., heads, query_len, key_len)`. `weight` ($v$) is `(size,)` or `(heads, size)`, and all ones when absent;
+    `bias` ($b$) has the same shapes and is zero when absent. Another shape raises `ValueError`.
+
+    Example:
+        >>> query, key = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+        >>> Additive(weight=torch.tensor([1.0, 2.0])).compare(query, key)
+        tensor([[2.9274, 2.7603]])
+
+    Bahdanau et al. 2015, appendix A.1.2. Keras' `AdditiveAttention` is this without $W_q$, $W_k$ and $b$; its
+    `use_scale` is $v$.
     """
 
     weight: Tensor | None = None
@@ -217,6 +272,16 @@ class Distance(Score):
 
     With the default scale it is the scaled dot product less a penalty on long queries and keys, so the two
     can be compared like for like. Computed from differences, which is exact for near keys.
+
+    *Shape:* query `(..., query_len, size)`, key `(..., key_len, size)` -> scores `(..., query_len, key_len)`.
+
+    Example:
+        >>> query, key = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+        >>> Distance(scale=1.0).compare(query, key)
+        tensor([[-8., -1.]])
+
+    Tsai et al. 2019 ("Transformer Dissection"), who read attention as a kernel smoother and try this kernel (RBF)
+    among others. PyTorch's `scaled_dot_product_attention` and Keras have no such score.
     """
 
     scale: float | None = None

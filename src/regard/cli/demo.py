@@ -12,7 +12,7 @@ LOCALES = ("en", "fr", "zh", "ja", "ru", "ar")
 def demo(run: Path = Path("runs/demo"), *, attention: str = MECHANISM) -> None:
     """Train a translator of dates with attention and the same one without, evaluate both, and write a report.
 
-    An interrupted demo goes on where it stopped.
+    It takes about 4 minutes on 2 cores. An interrupted demo goes on where it stopped.
 
     Parameters
     ----------

@@ -6,7 +6,9 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from regard.cli.flags import check_output
 from regard.errors import UserError
@@ -20,7 +22,7 @@ BLOCK = 1 << 16
 
 def predict(
     run: Path,
-    input: Path | None = None,
+    input: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
     *,
     text: str | None = None,
     output: Path | None = None,
@@ -31,7 +33,8 @@ def predict(
 ) -> None:
     """Answer each line of a file, of standard input (no file, or -), or each line typed at a prompt.
 
-    With --n-best each answer is a line: number of the input, score, text, separated by tabs.
+    An empty line gets an empty answer. With --n-best each answer is a line: number of the input, score, text, separated
+    by tabs.
 
     Parameters
     ----------
@@ -62,8 +65,8 @@ def predict(
         raise UserError(f"--length-penalty must be a finite number, it is {length_penalty}")
     trained = Trained.open(run, device)
     settings = trained.experiment.settings
-    width = max(settings.beam if beam is None else beam, n_best if beam is None else 1)
-    if width < 1 or n_best > width:
+    width = max(settings.beam, n_best) if beam is None else beam
+    if n_best > width:
         raise UserError(f"--beam must be at least --n-best, and at least 1: they are {width} and {n_best}")
     penalty = settings.length_penalty if length_penalty is None else length_penalty
     prompts = text is None and input is None and sys.stdin.isatty()

@@ -35,14 +35,16 @@ def train(
 ) -> int:
     """Train a model into a new run directory; on the embedded sample unless --data is given.
 
-    Several processes: `accelerate launch -m regard train ...` or `torchrun -m regard train ...`.
+    Several processes, on GPUs or the CPU: `torchrun --nproc-per-node 2 -m -- regard train ...`; without the `--`
+    torchrun takes --run for its own. On GPUs also `accelerate launch --num_processes 2 -m regard train ...`; on the CPU
+    accelerate runs one process unless it is told otherwise.
 
     Parameters
     ----------
     task
         The task, such as translation (`regard tasks` lists them).
     run
-        The run directory to make; runs/TASK-ATTENTION when not given.
+        The run directory to make; runs/TASK-MODEL-ATTENTION when not given.
     data
         Files or a directory, as `regard tasks` says.
     source

@@ -16,7 +16,10 @@ __all__ = ["LearnedMechanism"]
 class LearnedMechanism(nn.Module):
     """`regard.attend` with one mechanism, owning the tensors that its score function learns.
 
-    `mechanism` is spelt `score/normalizer[/mask]`; `size` is the size of one head's queries and keys.
+    `mechanism` is spelt `score/normalizer[/mask]`; `size` is the size of one head's queries and keys. What the score
+    function learns starts from its `initial` values; dropout acts in training mode alone.
+
+    Raises `ValueError` for a mechanism that does not exist.
 
     Example:
         >>> import torch
@@ -42,7 +45,14 @@ class LearnedMechanism(nn.Module):
         *,
         return_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """The output and, when asked for, the weights, as `regard.attend` gives them."""
+        """The output and, when asked for, the weights, as `regard.attend` gives them.
+
+        A query sees what both `mask` and the mechanism's own mask show.
+
+        *Shape:* query `(..., heads, query_len, size)`, key `(..., heads, key_len, size)`, value
+        `(..., heads, key_len, value_size)` -> `(..., heads, query_len, value_size)` and, when asked for,
+        `(..., heads, query_len, key_len)`. Raises what `regard.attend` does.
+        """
         if self.mechanism.mask is not None:
             mask = self.mechanism.mask if mask is None else self.mechanism.mask & mask
         found = attend(

@@ -24,7 +24,10 @@ class Memory:
     mask: Tensor
 
     def select(self, rows: Tensor) -> Memory:
-        """The memory of some rows of the batch, in the order and as often as `rows` names them."""
+        """The memory of some rows of the batch, in the order and as often as `rows` names them.
+
+        *Shape:* rows `(new_batch,)` int64.
+        """
         return Memory(self.key[rows], self.value[rows], self.mask[rows])
 
 
@@ -35,6 +38,12 @@ class MemoryAttention(nn.Module):
 
     With one head the values are the memory itself, as in Bahdanau et al. 2015, appendix A.1.2, and Luong et al.
     2015, section 3.1; with several, each head has its own projection of it (Vaswani et al. 2017, section 3.2.2).
+
+    *Shape:* query `(batch, query_len, query_size)`, memory `(batch, memory_len, memory_size)` ->
+    `(batch, query_len, memory_size)`. `attention_size`, that of all heads' keys together, is `memory_size` when not
+    given.
+
+    Raises `ValueError` for a mechanism that does not exist, and for sizes that the heads cannot share evenly.
 
     Example:
         >>> import torch
@@ -66,7 +75,10 @@ class MemoryAttention(nn.Module):
         self.look = LearnedMechanism(mechanism, heads=heads, size=size // heads, dropout=dropout)
 
     def prepare(self, memory: Tensor, lengths: Tensor) -> Memory:
-        """Project the memory once. *Shape:* memory `(batch, memory_len, memory_size)`, lengths `(batch,)`."""
+        """Project the memory once, for all queries to come.
+
+        *Shape:* memory `(batch, memory_len, memory_size)`, lengths `(batch,)` of whole numbers.
+        """
         return Memory(
             split_heads(self.key(memory), self.heads),
             split_heads(self.value(memory), self.heads),
@@ -89,9 +101,28 @@ class MemoryAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of one sequence over another: Vaswani et al. 2017, section 3.2.2.
+    r"""Multi-head attention of one sequence over another.
 
-    *Shape:* query `(batch, query_len, size)`, memory `(batch, memory_len, memory_size)`.
+    $$o = W_o\,[c^1; \dots; c^H], \qquad
+    c^h_i = \sum_j w^h_{ij} W_v^h m_j, \qquad
+    w^h_i = \mathrm{normalizer}_j\bigl(\mathrm{score}(W_q^h x_i, W_k^h m_j)\bigr)$$
+
+    *Shape:* query `(batch, query_len, size)`, memory `(batch, memory_len, memory_size)` -> `(batch, query_len, size)`;
+    `memory_size` is `size` when not given.
+
+    Raises `ValueError` for a mechanism that does not exist, and unless `size` is a multiple of `heads`.
+
+    Example:
+        >>> import torch
+        >>> layer = CrossAttention(16, heads=4, mechanism="dot/top-2", memory_size=8)
+        >>> memory = layer.prepare(torch.randn(2, 5, 8), torch.tensor([5, 3]))
+        >>> output, weights = layer(torch.randn(2, 3, 16), memory, return_weights=True)
+        >>> output.shape, weights.shape
+        (torch.Size([2, 3, 16]), torch.Size([2, 4, 3, 5]))
+
+    Vaswani et al. 2017, sections 3.2.2 and 3.2.3. Unlike `nn.MultiheadAttention` it projects the memory once for all
+    decoding steps, takes lengths instead of a mask that is True at the padding, and gives the weights of every head by
+    the same computation that gives the output.
     """
 
     def __init__(
@@ -112,7 +143,10 @@ class CrossAttention(nn.Module):
         self.look = LearnedMechanism(mechanism, heads=heads, size=size // heads, dropout=dropout)
 
     def prepare(self, memory: Tensor, lengths: Tensor) -> Memory:
-        """Project the memory once. *Shape:* memory `(batch, memory_len, memory_size)`, lengths `(batch,)`."""
+        """Project the memory once, for all queries to come.
+
+        *Shape:* memory `(batch, memory_len, memory_size)`, lengths `(batch,)` of whole numbers.
+        """
         key, value = self.key_value(memory).chunk(2, dim=-1)
         return Memory(
             split_heads(key, self.heads), split_heads(value, self.heads), visible(lengths, memory.shape[1])

@@ -21,12 +21,23 @@ class Cache:
     value: Tensor
 
     def select(self, rows: Tensor) -> Cache:
-        """The cache of some rows of the batch, in the order and as often as `rows` names them."""
+        """The cache of some rows of the batch, in the order and as often as `rows` names them.
+
+        *Shape:* rows `(new_batch,)` int64.
+        """
         return Cache(self.key[rows], self.value[rows])
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of a sequence over itself: Vaswani et al. 2017, section 3.2.2.
+    r"""Multi-head attention of a sequence over itself.
+
+    $$o = W_o\,[c^1; \dots; c^H], \qquad
+    c^h_i = \sum_j w^h_{ij} W_v^h x_j, \qquad
+    w^h_i = \mathrm{normalizer}_j\bigl(\mathrm{score}(W_q^h x_i, W_k^h x_j)\bigr)$$
+
+    *Shape:* sequence `(batch, length, size)` -> the same.
+
+    Raises `ValueError` for a mechanism that does not exist, and unless `size` is a multiple of `heads`.
 
     Example:
         >>> import torch, regard
@@ -34,6 +45,10 @@ class SelfAttention(nn.Module):
         >>> output, weights, _ = layer(torch.randn(2, 5, 16), regard.masks.causal(), return_weights=True)
         >>> output.shape, weights.shape
         (torch.Size([2, 5, 16]), torch.Size([2, 4, 5, 5]))
+
+    Vaswani et al. 2017, section 3.2.2. Unlike `nn.MultiheadAttention` its mask is True where the query may look, its
+    weights are those of every head and not their mean, asking for them does not change how the output is computed,
+    and a cache of keys and values is its third result.
     """
 
     def __init__(
@@ -56,7 +71,8 @@ class SelfAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Cache]:
         """Attend, after the places in `cache` if there are any; the returned cache has the new ones too.
 
-        *Shape:* sequence `(batch, length, size)` -> the same; weights `(batch, heads, length, cached + length)`.
+        *Shape:* sequence `(batch, length, size)` -> the same; weights `(batch, heads, length, cached + length)`; a
+        boolean mask broadcastable to that, True where the query may look. Raises what `regard.attend` does.
         """
         query, key, value = (
             split_heads(t, self.heads) for t in self.query_key_value(sequence).chunk(3, dim=-1)

@@ -23,7 +23,14 @@ TASKS: dict[str, Callable[[], type[Task[Any]]]] = {"translation": _translation}
 
 
 def task_named(name: str) -> type[Task[Any]]:
-    """The task of that name; `UserError` says which there are and what was probably meant."""
+    """The task of that name.
+
+    Raises `UserError` that says which there are and what was probably meant.
+
+    Example:
+        >>> task_named("translation").models
+        ('rnn', 'transformer')
+    """
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     return TASKS[name]()

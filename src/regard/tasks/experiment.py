@@ -32,6 +32,11 @@ class Experiment:
 
     `settings` are the task's, `model` the table of the model named `model_name`, in which what follows from the data
     (vocabulary sizes) may still be missing.
+
+    Example:
+        >>> experiment = Experiment.resolve("translation", changes={"rnn": {"attention": "dot/sparsemax"}})
+        >>> experiment.model_name, experiment.model["attention"]
+        ('rnn', 'dot/sparsemax')
     """
 
     task: str
@@ -72,8 +77,6 @@ class Experiment:
             "training": dict(recipe["training"]),
         }
         given = changes or {}
-        if any(budget in given.get("training", {}) for budget in ("steps", "seconds", "epochs")):
-            tables["training"].pop("epochs", None)  # a budget that is asked for replaces the recipe's
         where = dict.fromkeys(tables, "the recipe")
         other = [model for model in kind.models if model != name]  # a file may be of a run of another model
         for source, overlay in ((str(config), file), ("the command line", given)):
@@ -82,7 +85,11 @@ class Experiment:
                     continue
                 if section not in tables:
                     raise UserError(f"{source}: {unknown('table', section, tables)}")
-                tables[section] |= _table(table, f"{source}, {section}")
+                table = _table(table, f"{source}, {section}")
+                if section == "training" and not table.keys().isdisjoint(_BUDGETS):
+                    for budget in _BUDGETS:  # what is asked for replaces the budgets before
+                        tables[section].pop(budget, None)
+                tables[section] |= table
                 where[section] = source
         settings = from_table(kind.Settings, tables[chosen], f"{where[chosen]}, {chosen}")
         training = from_table(TrainingSettings, tables["training"], f"{where['training']}, training")
@@ -90,7 +97,7 @@ class Experiment:
         return cls(chosen, tuple(str(path) for path in data), name, settings, tables[name], training)
 
     def read(self) -> Mapping[str, Sequence[Any]]:
-        """The examples by split."""
+        """The examples by split; raises `UserError` for data that cannot be read."""
         return task_named(self.task).read(self.settings, [Path(path) for path in self.data])
 
     def build(self, task: Task[Any]) -> nn.Module:
@@ -132,7 +139,10 @@ class Trained:
         return cls(run, experiment, task, model.to(where).eval())
 
     def evaluate(self, splits: Mapping[str, Sequence[Any]], beam: int | None = None) -> dict[str, Evaluation]:
-        """The evaluation of every split given, with the run's own beam unless told otherwise."""
+        """The evaluation of every split given, with the run's own beam unless told otherwise.
+
+        Raises `UserError` for an example that cannot be judged.
+        """
         width = self.experiment.settings.beam if beam is None else beam
         return {
             name: self.task.evaluate(self.model, examples, beam=width) for name, examples in splits.items()
@@ -140,7 +150,11 @@ class Trained:
 
 
 def train(experiment: Experiment, path: Path, *, quiet: bool = False) -> Result:
-    """Train an experiment into a new run directory; where it fails before anything is learnt, none is left behind."""
+    """Train an experiment into a new run directory; where it fails before anything is learnt, none is left behind.
+
+    Raises `UserError` when the training has no budget, the data cannot be read or trained on, the directory exists and
+    is not empty or cannot be written, there is no such device, the disk is full, or the loss is not a number.
+    """
     kind = task_named(experiment.task)
     experiment.training.require_budget()
     splits = experiment.read()
@@ -166,7 +180,11 @@ def train(experiment: Experiment, path: Path, *, quiet: bool = False) -> Result:
 def resume(
     path: Path, *, changes: Mapping[str, Mapping[str, Any]] | None = None, quiet: bool = False
 ) -> Result:
-    """Go on with a run that was interrupted, exactly; `changes` may give it a larger budget."""
+    """Go on with a run that was interrupted, exactly; `changes` may give it a larger budget.
+
+    Raises `UserError` when there is no such run, it is damaged or in use, its data have changed or cannot be read,
+    `changes` name anything but a budget, threads or device, and whenever `train` does for want of disk or device.
+    """
     run, experiment, task = _opened(path)
     if changes:
         unknown = [section for section in changes if section != "training"]
@@ -255,6 +273,9 @@ def _opened(path: Path) -> tuple[Run, Experiment, Task[Any]]:
 
 _PLAIN = ("task", "data", "model", "format", "fingerprint")
 """What a config.toml holds outside of its tables."""
+
+
+_BUDGETS = ("epochs", "steps", "seconds")
 
 
 def _table(value: Any, where: str) -> dict[str, Any]:

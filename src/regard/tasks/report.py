@@ -33,6 +33,9 @@ def write_report(
     `beside` are other runs of the same task and data, shown in the same charts; `look_at` the inputs to picture,
     a few of the held-out ones when not given; `to` the file, `report.html` of the run when not given; `device` where
     to compute, where the run was trained when not given.
+
+    Raises `UserError` when a run is not one, is damaged or has no model yet, its data cannot be read, an input to
+    picture cannot be, or the file cannot be written or does not end in .html.
     """
     trained = [Trained.open(path, device) for path in (run, *beside)]
     first = trained[0]

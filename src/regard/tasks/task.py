@@ -19,11 +19,14 @@ Tables = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to one input: its best answer, and others with their scores."""
+    """What a model said to one input: its best answer, and all that were asked for."""
 
     text: str
+    """The best answer."""
     score: float
+    """Its log-probability divided by the length penalty, so 0 at best; 0 too for the answer to an empty input."""
     others: Sequence[tuple[str, float]] = ()
+    """Every answer asked for and its score, the best first; empty for an empty input."""
 
 
 class Judged(NamedTuple):
@@ -41,8 +44,11 @@ class Evaluation:
     """How well a model did: numbers by name, how they were computed, and every example judged."""
 
     metrics: Mapping[str, float]
+    """Each metric by its name, `Task.metric` among them."""
     signatures: Mapping[str, str]
+    """How a metric was computed, by its name, where there are several ways (sacrebleu's signature)."""
     judged: Sequence[Judged]
+    """The examples in the order they were given."""
 
 
 class Task(abc.ABC, Generic[Example]):
@@ -65,12 +71,18 @@ class Task(abc.ABC, Generic[Example]):
     @classmethod
     @abc.abstractmethod
     def recipe(cls, model: str, data: Sequence[Path]) -> Tables:
-        """Good settings for the sample (no `data`) or for real data: tables `settings`, `model`, `training`."""
+        """Good settings for the sample (no `data`) or for real data: tables `settings`, `model`, `training`.
+
+        `model` is one of `models`.
+        """
 
     @classmethod
     @abc.abstractmethod
     def read(cls, settings: Any, data: Sequence[Path]) -> Mapping[str, Sequence[Example]]:
-        """The examples by split, `train` and `valid` among them; the embedded sample when `data` is empty."""
+        """The examples by split, `train` and `valid` among them; the embedded sample when `data` is empty.
+
+        Raises `UserError` for data that cannot be read, naming file and line.
+        """
 
     @classmethod
     @abc.abstractmethod
@@ -80,7 +92,7 @@ class Task(abc.ABC, Generic[Example]):
     @classmethod
     @abc.abstractmethod
     def load(cls, settings: Any, folder: Path) -> Self:
-        """Make the task ready from what `save` wrote."""
+        """Make the task ready from what `save` wrote; raises `UserError` where that is missing or damaged."""
 
     @abc.abstractmethod
     def save(self, folder: Path) -> None:
@@ -101,7 +113,10 @@ class Task(abc.ABC, Generic[Example]):
 
     @abc.abstractmethod
     def batches(self, examples: Sequence[Example], max_tokens: int, seed: int) -> TrainingBatches:
-        """The training batches."""
+        """The training batches, of at most `max_tokens` tokens each, in an order drawn by `seed`.
+
+        Raises `UserError` for an example that cannot be trained on, such as one that is too long.
+        """
 
     @abc.abstractmethod
     def loss(self, model: nn.Module, batch: Any, smoothing: float) -> tuple[Tensor, int, dict[str, float]]:
@@ -114,7 +129,11 @@ class Task(abc.ABC, Generic[Example]):
 
     @abc.abstractmethod
     def evaluate(self, model: nn.Module, examples: Sequence[Example], *, beam: int) -> Evaluation:
-        """Measure a model in evaluation mode."""
+        """Measure a model in evaluation mode.
+
+        `beam` is the number of unfinished answers that the search keeps at each step; 1 is greedy. A task whose answer
+        is not written token by token has no use for it. Raises `UserError` for an example that cannot be judged.
+        """
 
     @abc.abstractmethod
     def quality(self, judged: Sequence[Judged]) -> float:
@@ -132,10 +151,20 @@ class Task(abc.ABC, Generic[Example]):
         where: str,
         first: int = 1,
     ) -> list[Answer]:
-        """Answer inputs; `where` and the number of the `first` line name them in errors."""
+        """Answer inputs, in their order; an empty input gets an empty answer.
+
+        `beam` is the number of unfinished answers that the search keeps at each step (1 is greedy), `length_penalty`
+        the exponent of the divisor of log-probabilities (Wu et al. 2016, equation 14), and `n_best`, at most `beam`,
+        the number of answers to each input. Raises `UserError` for an input that cannot be answered; `where` and the
+        number of the `first` line name it.
+        """
 
     @abc.abstractmethod
     def pictures(
         self, model: nn.Module, text: str, *, answer: str | None = None, layer: int | None, head: int | None
     ) -> list[Heatmap]:
-        """Where the model looked while it wrote `answer` (by default its own) to `text`."""
+        """Where the model looked while it wrote `answer` (by default its own) to `text`.
+
+        `layer` and `head` count from 1; None is the last layer and the mean of all heads. Raises `UserError` where
+        there is no such layer or head, no attention, or nothing to look at.
+        """

@@ -23,6 +23,8 @@ def measure_texts(
     `tokenizer` is one of sacrebleu's, or "auto": `zh` and `ja-mecab` where the expected texts are Chinese or Japanese,
     `char` for Korean, Thai and other unspaced scripts, else `13a`.
 
+    Raises `UserError` where sacrebleu is not installed or cannot use the tokeniser.
+
     Example:
         >>> metrics, signatures = measure_texts(["2026-03-03", "a"], ["2026-03-03", "b"])
         >>> metrics["exact_match"]

@@ -25,7 +25,14 @@ PREDICTION_TOKENS = 4096
 
 @dataclass(frozen=True)
 class TranslationSettings:
-    """Everything about the texts, the metric and prediction."""
+    """Everything about the texts, the metric and prediction.
+
+    Raises `UserError` for a size or count below 1, and for a BLEU tokeniser that sacrebleu does not have.
+
+    Example:
+        >>> TranslationSettings(tokens="characters").beam
+        5
+    """
 
     source: str = ""
     """The source language, as the files' names end (`en` of train.en), or a column number of a tab-separated file."""
@@ -63,6 +70,12 @@ class Translation(Task[Pair]):
     """Translation between two languages, or between any two ways of writing.
 
     The embedded sample is dates as people write them in many languages (Unicode CLDR) -> ISO 8601.
+
+    Example:
+        >>> settings = TranslationSettings(tokens="characters")
+        >>> task = Translation.learn(settings, [Pair("3 March", "03-03"), Pair("4 March", "03-04")])
+        >>> sorted(task.model_sizes())
+        ['source_vocabulary', 'target_vocabulary']
     """
 
     name: ClassVar[str] = "translation"
@@ -89,7 +102,13 @@ class Translation(Task[Pair]):
                 "rnn": {"embedding_size": 64, "hidden_size": 96, "dropout": 0.1},
                 "transformer": {"encoder_layers": 2, "decoder_layers": 2, "dropout": 0.1},
             }
-            training = {"epochs": 4, "max_tokens": 2048, "learning_rate": 4e-3, "schedule": "linear", "warm_up": 50}
+            training = {
+                "epochs": 4,
+                "max_tokens": 2048,
+                "learning_rate": 4e-3,
+                "schedule": "linear",
+                "warm_up": 50,
+            }
         else:
             settings = {"shared_vocabulary": model == "transformer"}
             models = {
@@ -301,7 +320,7 @@ class Translation(Task[Pair]):
             heatmap(
                 shown,
                 source=self.source.labels(source),
-                target=[*self.target.labels(target), "⏹"],
+                target=[*self.target.labels(target), "■"],
                 title=f"{text} → {self.target.decode(target)}",
                 subtitle=what.strip(", "),
             )

@@ -50,7 +50,7 @@ class Place:
         from accelerate import Accelerator, InitProcessGroupKwargs
 
         cpu = settings.device == "cpu" or not torch.accelerator.is_available()
-        # The precision is our own: accelerate fixes it once per process, but `compare` trains many models in one.
+        # The precision is our own: accelerate fixes it once per process, but a program may train many models in one.
         accelerator = Accelerator(
             cpu=cpu, mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
         )

@@ -67,7 +67,7 @@ LIGHT = Theme(
         "good": "#17795e",
         "bad": "#b3261e",
     },
-    shades=_scale(0.945, 0.31, 0.135, 0.021, 256),
+    shades=_scale(0.968, 0.31, 0.135, 0.012, 256),
 )
 DARK = Theme(
     roles={

@@ -1,6 +1,7 @@
 """Ways of computing attention, in order of preference; each says what it cannot do and why.
 
-To add one: write its file, list it in `BACKENDS`.
+A backend is a module with the functions of `Backend`. To add one: copy `blockwise`, which runs every call, into a file
+of its own, make it say what it cannot run, and list it in `BACKENDS` before `blockwise`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ __all__ = ["BACKENDS", "Backend"]
 
 
 class Backend(Protocol):
-    """One way of computing attention."""
+    """One way of computing attention: a module with these functions, such as `blockwise`."""
 
     @staticmethod
     def unsupported(call: AttentionCall) -> list[str]:
@@ -24,7 +25,10 @@ class Backend(Protocol):
 
     @staticmethod
     def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-        """The output and, when asked for, the weights."""
+        """The output and, when asked for, the weights.
+
+        *Shape:* as `regard.attend` says. Never called with a call that is unsupported.
+        """
 
     @staticmethod
     def cost(call: AttentionCall) -> str:
