@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -24,10 +25,12 @@ from regard.attention.scores import SCORES
 
 HEADS, SIZE = 4, 32
 LENGTHS = (1024, 2048, 4096, 8192)
-SLOW_LENGTHS = LENGTHS[:-1]
-"""For scores that are no product, unless --longest says more: their work is `SIZE` times as much."""
+SLOW_LENGTHS = (512, 1024, 2048)
+"""For scores that are no product, unless --longest says otherwise: their work is `SIZE` times as much."""
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
+"""glibc then gives every large block back at once; else its free lists, different in every run, are counted too."""
 PEER = "the formula in plain PyTorch"
-PEER_LENGTHS = LENGTHS[:-1]
+PEER_LONGEST = 4096
 COPIES = 4
 """How many tensors of its largest size the plain formula holds at once, roughly: to know what cannot fit."""
 
@@ -97,7 +100,11 @@ def _resident(name: str) -> int:
 def _in_fresh_process(call: Call) -> float:
     arguments = ["--one", call.way, call.score, str(call.length)]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", *arguments], check=True, capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.memory", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **ALLOCATOR},
     )
     return float(json.loads(done.stdout))
 
@@ -126,7 +133,7 @@ def _rows(score: str, lengths: tuple[int, ...]) -> list[Row]:
         mine = max(_in_fresh_process(Call("regard", score, length)), 0.01)
         note = f"{mine / last:.2f} x the line above" if last else ""
         case, last = f"{score}/softmax, {length} tokens", mine
-        if length in PEER_LENGTHS and _fits(score, length):
+        if length <= PEER_LONGEST and _fits(score, length):
             other = _in_fresh_process(Call("formula", score, length))
             rows.append(Row.of(case, "MiB", [mine], PEER, [other], note))
         else:
@@ -158,7 +165,8 @@ def main() -> None:
         "memory",
         "Memory",
         f"Peak memory of `regard.attend` forward and backward, beyond its inputs, output and gradients: batch 1, "
-        f"{HEADS} heads of {SIZE}, float32, each call in a fresh process. Linear memory at most doubles from one "
+        f"{HEADS} heads of {SIZE}, float32, each call in a fresh process whose allocator keeps no "
+        f"large free blocks (`MALLOC_MMAP_THRESHOLD_`). Linear memory at most doubles from one "
         f"line to the next; {PEER} quadruples, and is left out where it would not fit.",
         "lower",
         command(),

@@ -28,7 +28,7 @@ def test_the_recipe_keeps_what_it_promises(
 ) -> None:
     recipe = RECIPES[number]
     if recipe["data"] == "sample":
-        monkeypatch.setattr("regard.tasks.translation.sample_dates", partial(sample_dates, size=200))
+        monkeypatch.setattr("regard.tasks.translation.sample_dates", partial(sample_dates, size=60))
         run = tmp_path / "run"
         assert main([word.format(run=run) for word in shlex.split(recipe["command"])]) == 0
     else:

@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import subprocess
+import sys
 import time
 import tomllib
 from collections.abc import Callable
@@ -75,9 +76,7 @@ def test_a_run_is_named_after_its_model_and_mechanism(
 def test_interrupted_and_resumed_is_the_uninterrupted_run(
     regard: Any, tiny_train: list[Any], tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    import sys
-
-    flags = [*tiny_train, "--steps", "150", "--set", "training.record_every=5"]
+    flags = [*tiny_train, "--steps", "110", "--set", "training.record_every=5"]
     flags += ["--set", "rnn.dropout=0.1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "regard", *map(str, flags)],
@@ -95,7 +94,7 @@ def test_interrupted_and_resumed_is_the_uninterrupted_run(
     assert "Traceback" not in err
     assert f"go on with: regard train --resume {tmp_path / 'new'}" in err
     stopped = int(re.findall(r"stopped after step (\d+)", err)[0])
-    assert stopped < 150
+    assert stopped < 110
     assert regard("train", "--resume", tmp_path / "new").status == 0
     whole = [tmp_path / "whole" if one == tmp_path / "new" else one for one in flags]
     assert regard(*whole).status == 0

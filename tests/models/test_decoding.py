@@ -205,3 +205,22 @@ def test_fewer_hypotheses_where_fewer_exist():
 def test_refuses_more_hypotheses_than_the_beam_is_wide():
     with pytest.raises(ValueError, match="n_best"):
         search(Oracle(words=4), SOURCES, LENGTHS, beam=2, n_best=3)
+
+
+class Certain(Oracle):
+    """4 4 4 4 is nearly certain; whatever leaves that path ends at once."""
+
+    def scores(self, source, past):
+        scores = torch.full((6,), -20.0, dtype=torch.float64)
+        if all(token == 4 for token in past[1:]) and len(past) < 5:
+            scores[4], scores[5], scores[EOS] = 0.0, -7.0, -6.0
+        else:
+            scores[EOS] = 0.0
+        return scores
+
+
+@pytest.mark.parametrize("beam", [1, 2, 3])
+def test_early_junk_does_not_end_the_search(beam):
+    source = torch.tensor([[3, 3]])
+    best = search(Certain(6), source, torch.tensor([2]), beam=beam, max_length=8)[0][0]
+    assert best.tokens == [4, 4, 4, 4]

@@ -53,11 +53,11 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
 def test_examples_that_are_too_long_are_named() -> None:
     task = Translation.learn(SMALL, PAIRS)
     long = Pair("eins " * 5, "一", "a.de:9")
-    with pytest.raises(UserError, match="a.de:9: the source has 25 tokens; at most 12 are allowed"):
+    with pytest.raises(UserError, match=r"a\.de:9: the source has 25 tokens; at most 12 are allowed"):
         task.batches([*PAIRS, long], 100, 0)
-    with pytest.raises(UserError, match="a.de:9: the target has 25 tokens"):
+    with pytest.raises(UserError, match=r"a\.de:9: the target has 25 tokens"):
         task.batches([*PAIRS, Pair("eins", "eins " * 5, "a.de:9")], 100, 0)
-    with pytest.raises(UserError, match="a.de:9: the source has 25 tokens"):
+    with pytest.raises(UserError, match=r"a\.de:9: the source has 25 tokens"):
         task.check({"train": PAIRS, "valid": PAIRS, "test": [long]})
     task.check({"train": [long], "valid": [Pair("eins", "eins " * 5)]})  # references may have any length
 

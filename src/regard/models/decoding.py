@@ -54,10 +54,10 @@ def search(
     """Write the most probable targets of a batch of sources: greedily with `beam=1`, else by beam search.
 
     At each step the `2 * beam` best extensions of a sentence's live hypotheses are taken: those among the
-    first `beam` that end in EOS are finished, and the first `beam` that do not stay alive. A sentence is done
-    when `beam` hypotheses have finished, or sooner when no live one can still enter its `n_best` whatever
-    follows: log-probabilities only fall, so dividing a live one by the largest length penalty to come bounds
-    what can become of it. It then leaves the batch. Scores are `log_probability / length_divisor(length,
+    first `beam` that end in EOS are finished, and the first `beam` that do not stay alive. A sentence is done,
+    and leaves the batch, when no live one can still enter its `n_best` whatever follows: log-probabilities only
+    fall, so dividing a live one by the largest length penalty to come bounds what can become of it. Once `beam`
+    hypotheses have finished, it is enough that the best live one would not enter if it ended now. Scores are `log_probability / length_divisor(length,
     length_penalty)`, where the length counts EOS. A hypothesis that reaches `max_length` tokens (a number, or
     a function of the source's length) is ended there, EOS at its own price.
 
@@ -183,12 +183,12 @@ class _Ends:
 
     def settled(self, hope: float, length: int) -> bool:
         """Say whether the search is over; `hope` is the best live log-probability, of `length + 1` tokens."""
-        if length >= self.limit or hope == -float("inf") or len(self.found) >= self.beam:
+        if length >= self.limit or hope == -float("inf") or (self.beam == 1 and self.found):
             return True
         if len(self.found) < self.n_best:
             return False
-        largest = max(length_divisor(ending, self.penalty) for ending in (length + 2, self.limit + 1))
-        return hope / largest <= self.best()[-1].score
+        lengths = (length + 2,) if len(self.found) >= self.beam else (length + 2, self.limit + 1)
+        return hope / max(length_divisor(ending, self.penalty) for ending in lengths) <= self.best()[-1].score
 
 
 class _Trail:
