@@ -124,8 +124,17 @@ def test_chosen_and_reduced_weights_equal_the_full_ones(score: str) -> None:
             ValueError,
             "'sdpa' cannot run this call: the score 'additive'",
         ),
-        ({"score": regard.scores.Additive(torch.ones(7))}, ValueError, r"must be \(8,\) or \(heads, 8\)"),
+        (
+            {"score": regard.scores.Additive(torch.ones(7))},
+            ValueError,
+            r"must be \(8,\) or \(4, 8\), it is \(7,\)",
+        ),
         ({"score": regard.scores.General(torch.ones(7, 8))}, ValueError, r"must be \(8, 8\)"),
+        ({"score": regard.scores.Additive(torch.ones(3, 8))}, ValueError, r"or \(4, 8\), it is \(3, 8\)"),
+        ({"score": regard.scores.General([1.0])}, TypeError, "must be a tensor, it is list"),
+        ({"dropout": "a"}, TypeError, "dropout must be a number, it is str"),
+        ({"bias": torch.ones(10, device="meta")}, ValueError, "bias must be on the device of query"),
+        ({"mask": torch.ones(10, device="meta").bool()}, ValueError, "mask must be on the device of query"),
     ],
 )
 def test_bad_input_is_named(changes: dict[str, Any], kind: type[Exception], sentence: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from regard.attention.mechanism import normalizer_named, score_named
 from regard.attention.normalizers import Normalizer
 from regard.attention.scores import Score
 
-__all__ = ["AttentionCall", "tensors_of", "with_tensors"]
+__all__ = ["AttentionCall", "tensors_of", "transforming", "unaltered", "with_tensors"]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -54,7 +55,7 @@ class AttentionCall:
     @property
     def groups(self) -> int:
         """How many query heads share a key head."""
-        return self.query.shape[-3] // self.key.shape[-3] if self.query.ndim > 2 else 1
+        return self.query.shape[-3] // max(self.key.shape[-3], 1) if self.query.ndim > 2 else 1
 
     @property
     def needs_gradient(self) -> bool:
@@ -67,7 +68,7 @@ class AttentionCall:
     @property
     def transformed(self) -> bool:
         """Whether a function transform or forward-mode differentiation is under way."""
-        return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+        return forward_ad._current_level >= 0 or transforming()
 
     @classmethod
     def of(
@@ -96,15 +97,35 @@ class AttentionCall:
                 f"normalizer must be a regard normalizer or its name, it is {type(normalizer).__name__}"
             )
         _check_tensors(query, key, value)
-        score.check(query.shape[-1], key.shape[-1])
+        if torch.is_autocast_enabled(query.device.type):
+            dtype = torch.get_autocast_dtype(query.device.type)
+            query, key, value = (t if t.dtype == torch.float64 else t.to(dtype) for t in (query, key, value))
+        _check_dtypes(query, key, value)
+        score.check(query.shape[-1], key.shape[-1], query.shape[-3] if query.ndim > 2 else None)
         if mask is not None:
             mask = as_mask(mask)
             mask.check(query, key)
         if bias is not None:
             _check_bias(bias, query, key)
+        if not isinstance(dropout, int | float):
+            raise TypeError(f"dropout must be a number, it is {type(dropout).__name__}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be at least 0 and below 1, it is {dropout}")
         return cls(query, key, value, score, normalizer, mask, bias, float(dropout), return_weights)
+
+
+def transforming(*tensors: Tensor) -> bool:
+    """Whether a function transform (`vmap`, `torch.func.grad`, ...) is under way, or one of `tensors` is a batch of
+    gradients (`is_grads_batched`)."""
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return torch._C._functorch.peek_interpreter_stack() is not None or any(map(batched, tensors))
+
+
+def unaltered(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which operations keep the dtypes they are given: autocast has had its say when a call is made."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 _score = lru_cache(maxsize=64)(score_named)
@@ -131,10 +152,6 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
             raise TypeError(f"{name} must be of a floating-point type, it is {tensor.dtype}")
         if tensor.ndim < 2:
             raise ValueError(f"{name} must be (..., heads, length, size), it has shape {tuple(tensor.shape)}")
-    if not query.dtype == key.dtype == value.dtype:
-        raise TypeError(
-            f"query, key and value must have one dtype: they have {query.dtype}, {key.dtype}, {value.dtype}"
-        )
     if not query.device == key.device == value.device:
         raise ValueError(
             f"query, key and value must be on one device: they are on {query.device}, {key.device}, {value.device}"
@@ -156,9 +173,18 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
         )
 
 
+def _check_dtypes(query: Tensor, key: Tensor, value: Tensor) -> None:
+    if not query.dtype == key.dtype == value.dtype:
+        raise TypeError(
+            f"query, key and value must have one dtype: they have {query.dtype}, {key.dtype}, {value.dtype}"
+        )
+
+
 def _check_bias(bias: Tensor, query: Tensor, key: Tensor) -> None:
     if not isinstance(bias, Tensor):
         raise TypeError(f"bias must be a tensor, it is {type(bias).__name__}")
+    if bias.device != query.device:
+        raise ValueError(f"bias must be on the device of query, {query.device}, it is on {bias.device}")
     if not bias.is_floating_point():
         raise TypeError(f"bias must be of a floating-point type, it is {bias.dtype} (who may look is `mask`)")
     full = torch.Size((*query.shape[:-1], key.shape[-2]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -112,7 +113,7 @@ class Window(Mask):
 
     def __post_init__(self) -> None:
         for name, value in (("left", self.left), ("right", self.right)):
-            if value is not None and (not isinstance(value, int) or value < 0):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
                 raise ValueError(f"{name} of a window must be a whole number of at least 0, it is {value!r}")
 
     def block(self, rows: Tensor | slice, columns: slice, grid: Grid) -> Tensor:
@@ -179,6 +180,10 @@ class Dense(Mask):
     tensor: Tensor
 
     def check(self, query: Tensor, key: Tensor) -> None:
+        if self.tensor.device != query.device:
+            raise ValueError(
+                f"mask must be on the device of query, {query.device}, it is on {self.tensor.device}"
+            )
         full = (*query.shape[:-1], key.shape[-2])
         try:
             fits = torch.broadcast_shapes(self.tensor.shape, full) == torch.Size(full)
@@ -283,7 +288,7 @@ def causal() -> Mask:
     return Causal()
 
 
-def window(left: int | None, right: int | None = None) -> Mask:
+def window(left: int | None, right: int | EllipsisType | None = ...) -> Mask:
     """A mask under which a query sees `left` keys before and `right` after its place (both sides alike when
     `right` is not given), aligned at the end; None is no limit.
 
@@ -296,7 +301,7 @@ def window(left: int | None, right: int | None = None) -> Mask:
 
     Beltagy et al. 2020 (Longformer), section 3.1. FlashAttention spells no limit -1 in `window_size=(left, right)`.
     """
-    return Window(left, left if right is None else right)
+    return Window(left, left if isinstance(right, EllipsisType) else right)
 
 
 def padding(lengths: Tensor) -> Mask:

@@ -201,7 +201,9 @@ class Hardmax(Normalizer):
             return scores
         best = scores.detach().argmax(-1, keepdim=True)
         weights = torch.zeros_like(scores).scatter(-1, best, 1.0)
-        return weights.masked_fill(scores.isnan().any(-1, keepdim=True), torch.nan)
+        weights = weights.masked_fill(scores.isnan().any(-1, keepdim=True), torch.nan)
+        # Depends on the scores for autograd's sake, with a gradient of zero.
+        return torch.where(torch.zeros_like(scores, dtype=torch.bool), scores, weights)
 
 
 @dataclass(frozen=True, eq=False)

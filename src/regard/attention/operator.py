@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from regard.attention.backends import BACKENDS, blockwise
-from regard.attention.call import AttentionCall
+from regard.attention.call import AttentionCall, unaltered
 from regard.attention.masks import Mask
 from regard.attention.normalizers import Normalizer
 from regard.attention.scores import Score
@@ -63,7 +63,8 @@ def attend(
     does not change the output.
     """
     call = AttentionCall.of(query, key, value, score, normalizer, mask, bias, dropout, return_weights)
-    output, weight = BACKENDS[_choose(call, backend)].run(call)
+    with unaltered(query.device):
+        output, weight = BACKENDS[_choose(call, backend)].run(call)
     return (output, weight) if weight is not None else output
 
 
@@ -102,11 +103,16 @@ def weights(
     """
     call = AttentionCall.of(query, key, key, score, normalizer, mask, bias, 0.0, True)
     chosen = slice(None) if rows is None else _positions(rows, query)
-    blocks = (block for _, block in blockwise.weights_of(call, chosen))
+    with unaltered(query.device):
+        return _reduced((block for _, block in blockwise.weights_of(call, chosen)), reduce, query.ndim)
+
+
+def _reduced(blocks: Iterator[Tensor], reduce: str | None, ndim: int) -> Tensor | tuple[Tensor, Tensor]:
+    """The blocks of weights joined, each reduced as soon as it is computed."""
     if reduce is None:
         return torch.cat(list(blocks), dim=-2)
     if reduce == "heads":
-        if query.ndim < 3:
+        if ndim < 3:
             raise ValueError("reduce='heads' needs a heads axis: query must have at least three axes")
         return torch.cat([block.mean(-3) for block in blocks], dim=-2)
     if reduce == "received":
@@ -121,7 +127,9 @@ def weights(
 
 def _positions(rows: Sequence[int] | Tensor | slice, query: Tensor) -> Tensor | slice:
     if isinstance(rows, slice):
-        return rows
+        rows = range(*rows.indices(query.shape[-2]))
+    if isinstance(rows, str):
+        raise ValueError(f"rows must be a list of query positions, it is {rows!r}")
     chosen = torch.as_tensor(rows, device=query.device)
     if chosen.numel() == 0:
         return slice(0, 0)

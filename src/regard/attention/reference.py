@@ -62,7 +62,7 @@ def entmax15(scores: Array) -> Array:
 
 
 def sigmoid(scores: Array, bias: float = 0.0) -> Array:
-    return 1 / (1 + np.exp(-(scores + bias)))
+    return np.exp(-np.logaddexp(0, -(scores + bias)))
 
 
 def hardmax(scores: Array) -> Array:

@@ -37,8 +37,9 @@ class Score:
         """The values from which layers learn the tensors of this score, by field, for `heads` heads of `size`."""
         return {}
 
-    def check(self, query_size: int, key_size: int) -> None:
-        """Raise `ValueError` when queries of `query_size` cannot be compared with keys of `key_size`."""
+    def check(self, query_size: int, key_size: int, heads: int | None) -> None:
+        """Raise `ValueError` when queries of `query_size`, in so many heads (None: no such axis), cannot be compared
+        with keys of `key_size`."""
         if query_size != key_size:
             raise ValueError(
                 f"query and key must have the same size for the score {self.name!r}: "
@@ -188,14 +189,11 @@ class General(Score):
         """The scaled dot product, to learn from there."""
         return {"weight": torch.eye(size).repeat(heads, 1, 1) / math.sqrt(size)}
 
-    def check(self, query_size: int, key_size: int) -> None:
+    def check(self, query_size: int, key_size: int, heads: int | None) -> None:
         if self.weight is None:
-            super().check(query_size, key_size)
-        elif tuple(self.weight.shape[-2:]) != (query_size, key_size) or self.weight.ndim not in (2, 3):
-            raise ValueError(
-                f"the weight of the score 'general' must be ({query_size}, {key_size}) or "
-                f"(heads, {query_size}, {key_size}), it is {tuple(self.weight.shape)}"
-            )
+            super().check(query_size, key_size, heads)
+        else:
+            _check_shape("weight", self.name, self.weight, (query_size, key_size), heads)
 
     def prepare(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         return (query if self.weight is None else query @ self.weight.to(query.dtype)), key
@@ -233,14 +231,11 @@ class Additive(Score):
         bound = math.sqrt(3 / size)
         return {"weight": torch.empty(heads, size).uniform_(-bound, bound), "bias": torch.zeros(heads, size)}
 
-    def check(self, query_size: int, key_size: int) -> None:
-        super().check(query_size, key_size)
+    def check(self, query_size: int, key_size: int, heads: int | None) -> None:
+        super().check(query_size, key_size, heads)
         for name, tensor in (("weight", self.weight), ("bias", self.bias)):
-            if tensor is not None and (tensor.ndim not in (1, 2) or tensor.shape[-1] != key_size):
-                raise ValueError(
-                    f"the {name} of the score 'additive' must be ({key_size},) or (heads, {key_size}), "
-                    f"it is {tuple(tensor.shape)}"
-                )
+            if tensor is not None:
+                _check_shape(name, self.name, tensor, (key_size,), heads)
 
     def width(self, key_size: int) -> int:
         return max(key_size, 1)
@@ -314,6 +309,18 @@ def _unit(vectors: Tensor) -> Tensor:
     scaled = vectors / largest
     squared = scaled.square().sum(-1, keepdim=True)
     return scaled * torch.where(squared == 0, 1.0, squared).rsqrt()
+
+
+def _check_shape(field: str, score: str, tensor: Tensor, one: tuple[int, ...], heads: int | None) -> None:
+    """Raise `ValueError` unless `tensor` has the shape `one`, or that once a head."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"the {field} of the score {score!r} must be a tensor, it is {type(tensor).__name__}")
+    allowed = [one] if heads is None else [one, (heads, *one)]
+    if tuple(tensor.shape) not in allowed:
+        raise ValueError(
+            f"the {field} of the score {score!r} must be {' or '.join(map(str, allowed))}, "
+            f"it is {tuple(tensor.shape)}"
+        )
 
 
 def _per_head(tensor: Tensor, query: Tensor, name: str) -> Tensor:

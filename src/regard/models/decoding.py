@@ -57,7 +57,8 @@ def search(
     first `beam` that end in EOS are finished, and the first `beam` that do not stay alive. A sentence is done,
     and leaves the batch, when no live one can still enter its `n_best` whatever follows: log-probabilities only
     fall, so dividing a live one by the largest length penalty to come bounds what can become of it. Once `beam`
-    hypotheses have finished, it is enough that the best live one would not enter if it ended now. Scores are `log_probability / length_divisor(length,
+    hypotheses have finished, it is enough that the best live one would not enter if it ended now. Scores
+    are `log_probability / length_divisor(length,
     length_penalty)`, where the length counts EOS. A hypothesis that reaches `max_length` tokens (a number, or
     a function of the source's length) is ended there, EOS at its own price.
 

@@ -140,6 +140,10 @@ class RecurrentEncoder(nn.Module):
         """*Shape*: embedded `(batch, source_len, input_size)`, lengths `(batch,)`, each at least 1."""
         # Not packed: the gradient of PyTorch's packed sequences fills one tensor as large as the batch for every step.
         # Padding comes after each sentence in either direction, where it cannot touch what was read before it.
+        if embedded.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # PyTorch's CPU kernels of recurrent layers have no float16, and its GRU no autocast at all.
+            with torch.autocast("cpu", enabled=False):
+                return self.forward(embedded.float(), lengths)
         lengths = lengths.to(embedded.device)[:, None]
         places = torch.arange(embedded.shape[1], device=embedded.device)
         mirrored = torch.where(places < lengths, lengths - 1 - places, places)[:, :, None]

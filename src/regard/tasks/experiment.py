@@ -94,7 +94,8 @@ class Experiment:
         settings = from_table(kind.Settings, tables[chosen], f"{where[chosen]}, {chosen}")
         training = from_table(TrainingSettings, tables["training"], f"{where['training']}, training")
         check_model(name, tables[name], f"{where[name]}, {name}")
-        return cls(chosen, tuple(str(path) for path in data), name, settings, tables[name], training)
+        files = tuple(str(path.absolute()) for path in data)  # a run is read from any folder
+        return cls(chosen, files, name, settings, tables[name], training)
 
     def read(self) -> Mapping[str, Sequence[Any]]:
         """The examples by split; raises `UserError` for data that cannot be read."""
@@ -157,6 +158,7 @@ def train(experiment: Experiment, path: Path, *, quiet: bool = False) -> Result:
     """
     kind = task_named(experiment.task)
     experiment.training.require_budget()
+    Run.check_new(path)
     splits = experiment.read()
     task = kind.learn(experiment.settings, splits["train"])
     task.check(splits)

@@ -35,7 +35,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         UserError: The disk is full or the folder cannot be written; nothing is left behind.
     """
-    beside, aside = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.removed")
+    beside, aside = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.replaced")
     with told(path):
         shutil.rmtree(beside, ignore_errors=True)
         try:
@@ -48,6 +48,8 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
             os.replace(beside, path)
             shutil.rmtree(aside, ignore_errors=True)
         except BaseException:
+            if aside.exists() and not path.exists():
+                os.replace(aside, path)
             shutil.rmtree(beside, ignore_errors=True)
             raise
         sync_folder(path.parent)
@@ -73,7 +75,16 @@ def remove_folder(path: Path) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Remove what an earlier process, killed while writing or removing, left beside the finished files."""
+    """Remove what an earlier process, killed while writing or removing, left beside the finished files.
+
+    A folder that was about to be replaced when the process was killed takes its place again.
+    """
+    for aside in folder.glob(".*.replaced"):
+        path = folder / aside.name[1:].removesuffix(".replaced")
+        if path.exists():
+            shutil.rmtree(aside)
+        else:
+            os.replace(aside, path)
     for left in [*folder.glob(".*.partial"), *folder.glob(".*.removed")]:
         if left.is_dir():
             shutil.rmtree(left)

@@ -43,16 +43,9 @@ class Run:
         run = cls(path, {"format": FORMAT, **config})
         if not first_process():
             return run
+        cls.check_new(path)
         with durable.told(path):
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except FileExistsError:
-                raise UserError(f"{path} already exists and is not a folder; choose another folder") from None
-            new = not any(path.iterdir())
-        if not new:
-            raise UserError(
-                f"{path} already exists: choose another folder, or use --resume to go on with that run"
-            )
+            path.mkdir(parents=True, exist_ok=True)
         with run.locked():
             if (path / "config.toml").exists():
                 raise UserError(f"{path} already exists: another process has just made it")
@@ -62,6 +55,16 @@ class Run:
                 shutil.rmtree(path, ignore_errors=True)
                 raise
         return run
+
+    @staticmethod
+    def check_new(path: Path) -> None:
+        """Raise `UserError` when there is something at `path` already; an empty folder is nothing."""
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} already exists and is not a folder; choose another folder")
+        if path.is_dir() and any(path.iterdir()):
+            raise UserError(
+                f"{path} already exists: choose another folder, or use --resume to go on with that run"
+            )
 
     @classmethod
     def open(cls, path: Path | str) -> Run:

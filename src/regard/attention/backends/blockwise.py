@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.attention.call import AttentionCall, tensors_of, with_tensors
+from regard.attention.call import AttentionCall, tensors_of, transforming, unaltered, with_tensors
 from regard.attention.masks import Grid, Mask
 from regard.attention.normalizers import Normalizer
 from regard.attention.scores import Score
@@ -35,7 +35,7 @@ def cost(call: AttentionCall) -> str:
 
 
 def derivatives(call: AttentionCall) -> str:
-    if Plan.of(call).rows >= call.query.shape[-2]:
+    if Plan.of(call).fits:
         return "first, second and forward-mode: PyTorch's own, through one kept block"
     return "first: recomputed block by block; second and forward-mode: exact, memory quadratic in length"
 
@@ -49,10 +49,11 @@ def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
     if call.groups > 1:
         key = key.repeat_interleave(call.groups, dim=-3)
         value = value.repeat_interleave(call.groups, dim=-3)
-    tensors = [query, key, value, *tensors_of(call.score), *tensors_of(call.normalizer)]
+    learned = [_compute_dtype(tensor) for tensor in (*tensors_of(call.score), *tensors_of(call.normalizer))]
+    tensors = [query, key, value, *learned]
     if call.bias is not None:
         tensors.append(_compute_dtype(call.bias))
-    if call.needs_gradient and plan.rows < call.query.shape[-2] and not call.transformed:
+    if call.needs_gradient and not plan.fits and not call.transformed:
         output, weights = _Recomputed.apply(plan, *tensors)
     else:
         output, weights = plan.all_rows(tensors)
@@ -120,6 +121,11 @@ class Plan:
             rows,
             bytes_a_row,
         )
+
+    @property
+    def fits(self) -> bool:
+        """Whether the whole call is one block of the allowed size, small enough to be kept for the backward pass."""
+        return self.rows >= self.grid.query_len and self.rows * self.bytes_a_row <= BLOCK_BYTES
 
     def blocks(self) -> Iterator[tuple[slice, slice]]:
         """Each block's query rows and the key columns outside which they see nothing."""
@@ -199,37 +205,53 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_ends: Tensor) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
-        tensors: list[Tensor] = list(ctx.saved_tensors)
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[1:]) if needed]
-        grads: list[Tensor | None] = [None] * len(tensors)
-        if torch.is_grad_enabled():
-            # A derivative of this derivative is wanted: keep every block and let PyTorch differentiate.
-            found = _gradients(
-                plan.all_rows(tensors), grad_ends, [tensors[i] for i in wanted], create_graph=True
-            )
-            for i, grad in zip(wanted, found, strict=True):
-                grads[i] = grad
-            return (None, *grads)
-        tensors = [tensor.detach() for tensor in tensors]
-        sums = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
-        for rows, columns in plan.blocks():
-            inputs = [
-                t.detach().requires_grad_(i in wanted) for i, t in enumerate(plan.cut(tensors, rows, columns))
-            ]
-            with torch.enable_grad():
-                ends = plan.block(inputs, rows, columns)
-            grad_block = (
-                grad_ends[0][..., rows, :],
-                grad_ends[1][..., rows, columns] if plan.return_weights else None,
-            )
-            found = _gradients(ends, grad_block, [inputs[i] for i in wanted], create_graph=False)
-            parts = plan.cut(sums, rows, columns)
-            for i, grad in zip(wanted, found, strict=True):
-                if grad is not None:
-                    parts[i] += grad
-        for i in wanted:
-            grads[i] = sums[i]
-        return (None, *grads)
+        with unaltered(grad_ends[0].device):
+            if torch.is_grad_enabled() or transforming(*grad_ends):
+                found = _kept(plan, ctx.saved_tensors, grad_ends, wanted)
+            else:
+                found = _again(plan, ctx.saved_tensors, grad_ends, wanted)
+        return (None, *(found.get(i) for i in range(len(ctx.saved_tensors))))
+
+
+def _kept(
+    plan: Plan, tensors: Sequence[Tensor], grad_ends: Sequence[Tensor], wanted: list[int]
+) -> dict[int, Tensor | None]:
+    """The gradients by keeping every block, so that PyTorch can differentiate or transform them further."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views cut the graph behind the tensors off: a path from one to another is not this call's to count.
+        inputs = [t.view_as(t) if t.requires_grad else t for t in tensors]
+        found = _gradients(
+            plan.all_rows(inputs), grad_ends, [inputs[i] for i in wanted], create_graph=create_graph
+        )
+    return dict(zip(wanted, found, strict=True))
+
+
+def _again(
+    plan: Plan, tensors: Sequence[Tensor], grad_ends: Sequence[Tensor], wanted: list[int]
+) -> dict[int, Tensor | None]:
+    """The gradients by computing one block after the other again."""
+    tensors = [tensor.detach() for tensor in tensors]
+    sums = [
+        torch.zeros_like(tensor, memory_format=torch.contiguous_format) if i in wanted else tensor
+        for i, tensor in enumerate(tensors)
+    ]
+    for rows, columns in plan.blocks():
+        inputs = [
+            t.detach().requires_grad_(i in wanted) for i, t in enumerate(plan.cut(tensors, rows, columns))
+        ]
+        with torch.enable_grad():
+            ends = plan.block(inputs, rows, columns)
+        weights = grad_ends[1][..., rows, columns] if plan.return_weights else None
+        found = _gradients(
+            ends, (grad_ends[0][..., rows, :], weights), [inputs[i] for i in wanted], create_graph=False
+        )
+        parts = plan.cut(sums, rows, columns)
+        for i, grad in zip(wanted, found, strict=True):
+            if grad is not None:
+                parts[i] += grad
+    return {i: sums[i] for i in wanted}
 
 
 def _gradients(
