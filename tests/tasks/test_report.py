@@ -36,7 +36,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
 
 
 def test_it_is_one_offline_page_about_the_run(runs: list[Path]) -> None:
-    found = write_report(runs[0])
+    (found,) = write_report(runs[0])
     assert set(found) == {"valid"}
     page = (runs[0] / "report.html").read_text(encoding="utf-8")
     for part in ("exact_match", "parameters", "Where it looked", "hidden_size", "regard train translation"):

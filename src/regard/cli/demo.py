@@ -22,7 +22,7 @@ def demo(run: Path = Path("runs/demo"), *, attention: str = MECHANISM) -> None:
         The mechanism to hold against none.
     """
     from regard.tasks.experiment import Experiment, Trained, resume, train
-    from regard.tasks.report import write_report
+    from regard.tasks.report import by_length, write_report
 
     began = time.monotonic()
     paths = []
@@ -63,8 +63,12 @@ def demo(run: Path = Path("runs/demo"), *, attention: str = MECHANISM) -> None:
     print("\nWhere it looked:")
     for picture in trained.task.pictures(trained.model, chosen[2].source, layer=None, head=None):
         print(picture.text())
-    for split, evaluation in found.items():
-        print(
-            f"{split}: exact match {100 * evaluation.metrics['exact_match']:.2f} % of {len(evaluation.judged)}"
-        )
-    print(f"\nThe comparison with 'none', by length: {report}  ({time.monotonic() - began:.0f} s in all)")
+    print(f"Exact match              {attention:>18}                none")
+    for split, one in found[0].items():
+        shares = [evaluations[split].metrics["exact_match"] for evaluations in found]
+        print(f"{split:<24} {shares[0]:>18.2%} {shares[1]:>19.2%}   of {len(one.judged):,}")
+    for ours, others in zip(*(by_length(evaluations) for evaluations in found), strict=True):
+        shares = [trained.task.quality(group) for group in (ours, others)]
+        lengths = f"{ours[0].length} to {ours[-1].length} characters"
+        print(f"{lengths:<24} {shares[0]:>18.2%} {shares[1]:>19.2%}   of {len(ours):,}")
+    print(f"\n{report}  ({time.monotonic() - began:.0f} s in all)")

@@ -12,7 +12,7 @@ from regard.tasks.experiment import Trained
 from regard.tasks.task import Evaluation, Judged, Task
 from regard.view import Chart, Code, Headline, Headlines, Heatmap, Report, Section, Series, Table
 
-__all__ = ["write_report"]
+__all__ = ["by_length", "write_report"]
 
 EXAMPLES = 20
 PICTURES = 4
@@ -27,8 +27,10 @@ def write_report(
     look_at: Sequence[str] = (),
     title: str | None = None,
     device: str | None = None,
-) -> dict[str, Evaluation]:
-    """Evaluate a run on its held-out data and write its report; returns the evaluations by split.
+) -> list[dict[str, Evaluation]]:
+    """Evaluate a run on its held-out data and write its report.
+
+    Returns the evaluations by split of the run, then those of the runs `beside` it.
 
     `beside` are other runs of the same task and data, shown in the same charts; `look_at` the inputs to picture,
     a few of the held-out ones when not given; `to` the file, `report.html` of the run when not given; `device` where
@@ -61,7 +63,7 @@ def write_report(
     )
     lead = f"{first.experiment.task}: {_data_in_words(first, splits)}"
     Report(title or f"{first.experiment.task}, {names[0]}", sections, lead).save(to or run / "report.html")
-    return found[0]
+    return found
 
 
 def _names(trained: Sequence[Trained]) -> list[str]:
@@ -121,11 +123,8 @@ def _by_length(task: Task[Any], names: Sequence[str], found: Sequence[Mapping[st
     """One point a bin of alike many examples; under exact match with 95 % Wilson intervals."""
     series = []
     for name, evaluations in zip(names, found, strict=True):
-        judged = sorted(
-            (row for one in evaluations.values() for row in one.judged), key=lambda row: row.length
-        )
         points, ranges = [], []
-        for group in _bins(judged):
+        for group in by_length(evaluations):
             value = task.quality(group)
             points.append((sum(row.length for row in group) / len(group), value))
             ranges.append(_wilson(value, len(group)))
@@ -137,8 +136,9 @@ def _by_length(task: Task[Any], names: Sequence[str], found: Sequence[Mapping[st
     return [Chart(f"{task.metric} by length of the input", "tokens of input", task.metric, series, note)]
 
 
-def _bins(judged: Sequence[Judged]) -> list[Sequence[Judged]]:
-    """Groups of neighbouring lengths; examples of one length are never split."""
+def by_length(evaluations: Mapping[str, Evaluation]) -> list[list[Judged]]:
+    """The judged examples of all splits, in groups of neighbouring lengths; those of one length are never split."""
+    judged = sorted((row for one in evaluations.values() for row in one.judged), key=lambda row: row.length)
     groups: list[list[Judged]] = []
     for row in judged:
         full = groups and len(groups[-1]) >= len(judged) / BINS and groups[-1][-1].length != row.length
@@ -147,7 +147,7 @@ def _bins(judged: Sequence[Judged]) -> list[Sequence[Judged]]:
         groups[-1].append(row)
     if len(groups) > 1 and len(groups[-1]) < len(judged) / BINS / 3:
         groups[-2] += groups.pop()
-    return groups  # type: ignore[return-value]
+    return groups
 
 
 def _wilson(share: float, count: int) -> tuple[float, float]:
