@@ -95,12 +95,12 @@ def test_no_held_out_day_is_in_train() -> None:
     assert not valid & (tests["held-out dates"] | tests["held-out lists"] | tests["held-out locales"])
 
 
-def test_lists_are_of_two_to_four_dates_and_a_quarter_of_train() -> None:
+def test_lists_are_of_two_or_three_dates_and_a_sixth_of_train() -> None:
     splits = sample_dates(size=4000)
     counts = [len(pair.target.split()) for pair in splits.train]
-    assert set(counts) == {1, 2, 3, 4}
-    assert sum(count > 1 for count in counts) / len(counts) == pytest.approx(0.25, abs=0.03)
-    assert {len(pair.target.split()) for pair in splits.test["held-out lists"]} == {2, 3, 4}
+    assert set(counts) == {1, 2, 3}
+    assert sum(count > 1 for count in counts) / len(counts) == pytest.approx(1 / 6, abs=0.03)
+    assert {len(pair.target.split()) for pair in splits.test["held-out lists"]} == {2, 3}
     assert all(len(pair.target) == 10 for pair in splits.test["held-out dates"])
     listed = next(pair for pair in splits.test["held-out lists"] if pair.origin.startswith("fr/"))
     assert " et " in listed.source

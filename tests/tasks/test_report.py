@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,3 +88,13 @@ def test_training_that_fails_at_once_leaves_no_run(tmp_path: Path, runs: list[Pa
     with pytest.raises(UserError, match="device is 'cudda'"):
         train(broken, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_is_no_share_has_a_report_too(runs: list[Path], tmp_path: Path) -> None:
+    """BLEU goes to 100: it has no interval of a share."""
+    table = (runs[0] / "config.toml").read_text(encoding="utf-8")
+    copy = tmp_path / "bleu"
+    shutil.copytree(runs[0], copy)
+    (copy / "config.toml").write_text(table.replace('"exact_match"', '"bleu"'), encoding="utf-8")
+    write_report(copy)
+    assert "bleu by length of the input" in (copy / "report.html").read_text(encoding="utf-8")

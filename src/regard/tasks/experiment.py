@@ -158,7 +158,8 @@ def train(experiment: Experiment, path: Path, *, quiet: bool = False) -> Result:
     """
     kind = task_named(experiment.task)
     experiment.training.require_budget()
-    Run.check_new(path)
+    if first_process():  # another process may look only after the first has made it
+        Run.check_new(path)
     splits = experiment.read()
     task = kind.learn(experiment.settings, splits["train"])
     task.check(splits)

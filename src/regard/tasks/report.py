@@ -123,12 +123,12 @@ def _by_length(task: Task[Any], names: Sequence[str], found: Sequence[Mapping[st
     """One point a bin of alike many examples; under exact match with 95 % Wilson intervals."""
     series = []
     for name, evaluations in zip(names, found, strict=True):
-        points, ranges = [], []
-        for group in by_length(evaluations):
-            value = task.quality(group)
-            points.append((sum(row.length for row in group) / len(group), value))
-            ranges.append(_wilson(value, len(group)))
-        series.append(Series(name, points, ranges if task.metric == "exact_match" else None))
+        groups = by_length(evaluations)
+        points = [(sum(row.length for row in group) / len(group), task.quality(group)) for group in groups]
+        ranges = None
+        if task.metric == "exact_match":
+            ranges = [_wilson(share, len(group)) for (_, share), group in zip(points, groups, strict=True)]
+        series.append(Series(name, points, ranges))
     note = (
         "Held-out examples of all splits, in groups of alike length. Without attention, all of the input has to fit "
         "into one vector."
