@@ -99,7 +99,7 @@ class Translation(Task[Pair]):
                 "evaluate_examples": 500,
             }  # fmt: skip
             models: dict[str, dict[str, Any]] = {
-                "rnn": {"embedding_size": 64, "hidden_size": 96, "dropout": 0.1},
+                "rnn": {"embedding_size": 64, "hidden_size": 96, "dropout": 0.05},
                 "transformer": {"encoder_layers": 2, "decoder_layers": 2, "dropout": 0.1},
             }
             training = {
