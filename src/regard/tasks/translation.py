@@ -105,7 +105,7 @@ class Translation(Task[Pair]):
             training = {
                 "epochs": 4,
                 "max_tokens": 2048,
-                "learning_rate": 4e-3,
+                "learning_rate": {"rnn": 6e-3, "transformer": 2e-3}[model],
                 "schedule": "linear",
                 "warm_up": 50,
             }
