@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -25,10 +24,6 @@ from regard.attention.scores import SCORES
 
 HEADS, SIZE = 4, 32
 LENGTHS = (1024, 2048, 4096, 8192)
-SLOW_LENGTHS = (512, 1024, 2048)
-"""For scores that are no product, unless --longest says otherwise: their work is `SIZE` times as much."""
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
-"""glibc then gives every large block back at once; else its free lists, different in every run, are counted too."""
 PEER = "the formula in plain PyTorch"
 PEER_LONGEST = 4096
 COPIES = 4
@@ -104,7 +99,6 @@ def _in_fresh_process(call: Call) -> float:
         check=True,
         capture_output=True,
         text=True,
-        env={**os.environ, **ALLOCATOR},
     )
     return float(json.loads(done.stdout))
 
@@ -119,12 +113,6 @@ def _fits(score: str, length: int) -> bool:
         li for li in meminfo.read_text(encoding="ascii").splitlines() if li.startswith("MemAvailable")
     )
     return needed < int(line.split()[1]) * 1024 / 2
-
-
-def _lengths(score: str, longest: int | None) -> tuple[int, ...]:
-    if longest is None:
-        return LENGTHS if SCORES[score]().product else SLOW_LENGTHS
-    return tuple(length for length in LENGTHS if length <= longest)
 
 
 def _rows(score: str, lengths: tuple[int, ...]) -> list[Row]:
@@ -148,7 +136,8 @@ def main() -> None:
     parser.add_argument(
         "--longest",
         type=int,
-        help=f"up to {LENGTHS[-1]}; other scores than products: default {SLOW_LENGTHS[-1]}",
+        default=LENGTHS[-1],
+        help=f"leave longer calls than this out (up to {LENGTHS[-1]}; scores that are no product take a minute there)",
     )
     parser.add_argument(
         "--one", nargs=3, metavar=("WAY", "SCORE", "LENGTH"), help="weigh one call, print MiB"
@@ -160,13 +149,17 @@ def main() -> None:
         return
     torch.set_num_threads(2)
     machine = Machine.here()
-    rows = [row for score in asked.scores for row in _rows(score, _lengths(score, asked.longest))]
+    rows = [
+        row
+        for score in asked.scores
+        for row in _rows(score, tuple(length for length in LENGTHS if length <= asked.longest))
+    ]
     Report(
         "memory",
         "Memory",
         f"Peak memory of `regard.attend` forward and backward, beyond its inputs, output and gradients: batch 1, "
-        f"{HEADS} heads of {SIZE}, float32, each call in a fresh process whose allocator keeps no "
-        f"large free blocks (`MALLOC_MMAP_THRESHOLD_`). Linear memory at most doubles from one "
+        f"{HEADS} heads of {SIZE}, float32, each call once in a fresh process: resident "
+        f"memory, with what the allocator keeps for reuse. Linear memory at most doubles from one "
         f"line to the next; {PEER} quadruples, and is left out where it would not fit.",
         "lower",
         command(),

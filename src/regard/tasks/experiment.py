@@ -93,9 +93,9 @@ class Experiment:
                 where[section] = source
         settings = from_table(kind.Settings, tables[chosen], f"{where[chosen]}, {chosen}")
         training = from_table(TrainingSettings, tables["training"], f"{where['training']}, training")
-        check_model(name, tables[name], f"{where[name]}, {name}")
+        complete = whole_model(name, tables[name], f"{where[name]}, {name}")
         files = tuple(str(path.absolute()) for path in data)  # a run is read from any folder
-        return cls(chosen, files, name, settings, tables[name], training)
+        return cls(chosen, files, name, settings, complete, training)
 
     def read(self) -> Mapping[str, Sequence[Any]]:
         """The examples by split; raises `UserError` for data that cannot be read."""
@@ -214,8 +214,11 @@ def resume(
     return _fit(task, model, batches, splits, experiment, run, resume=True, quiet=quiet)
 
 
-def check_model(name: str, table: Mapping[str, Any], where: str) -> None:
-    """Raise `UserError` unless the table can be the settings of the model `name`, sizes from the data aside."""
+def whole_model(name: str, table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The table of the model `name` with its defaults, but for sizes from the data that it does not give.
+
+    Raises `UserError` where it cannot be one.
+    """
     sizes = {"source_vocabulary": 8, "target_vocabulary": 8}
     settings = from_table(MODELS[name][0], {**sizes, **table}, where)
     for field in ("attention", "cross_attention"):
@@ -225,6 +228,7 @@ def check_model(name: str, table: Mapping[str, Any], where: str) -> None:
                 Mechanism.parse(spelling)
             except ValueError as error:
                 raise UserError(f"{where}: {field}: {error}") from None
+    return {field: value for field, value in to_table(settings).items() if field in table or field not in sizes}
 
 
 def _fit(
@@ -270,7 +274,7 @@ def _opened(path: Path) -> tuple[Run, Experiment, Task[Any]]:
     settings = from_table(kind.Settings, tables[0], f"{where}, {kind.name}")
     training = from_table(TrainingSettings, tables[1], f"{where}, training")
     model = tables[2]
-    check_model(name, model, f"{where}, {name}")
+    whole_model(name, model, f"{where}, {name}")
     return run, Experiment(kind.name, data, name, settings, model, training), kind.load(settings, path)
 
 

@@ -55,6 +55,8 @@ def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         tensors.append(_compute_dtype(call.bias))
     if call.needs_gradient and not plan.fits and not call.transformed:
         output, weights = _Recomputed.apply(plan, *tensors)
+    elif not torch.is_grad_enabled() and not call.transformed:
+        output, weights = plan.filled(tensors)
     else:
         output, weights = plan.all_rows(tensors)
     output = output.to(call.query.dtype)
@@ -178,6 +180,20 @@ class Plan:
             rest[-1] = _bias_block(rest[-1], rows, columns)
         return [query[..., rows, :], key[..., columns, :], value[..., columns, :], *rest]
 
+    def filled(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """What `all_rows` returns, where nobody differentiates: every block is written into its place at once.
+
+        Small results kept between large temporaries would leave the allocator with holes of every size.
+        """
+        query, value = tensors[0], tensors[2]
+        output = query.new_empty(*query.shape[:-1], value.shape[-1])
+        weights = query.new_zeros(*query.shape[:-1], self.grid.key_len) if self.return_weights else query.new_empty(0)
+        for rows, columns in self.blocks():
+            output[..., rows, :], block = self.block(self.cut(tensors, rows, columns), rows, columns)
+            if self.return_weights:
+                weights[..., rows, columns] = block
+        return output, weights
+
     def all_rows(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Every block, one after the other. Weights are an empty tensor when nobody wants them."""
         outputs, weights = [], []
@@ -200,7 +216,7 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, plan: Plan, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         ctx.plan = plan
         ctx.save_for_backward(*tensors)
-        return plan.all_rows(tensors)
+        return plan.filled(tensors)
 
     @staticmethod
     def backward(ctx: Any, *grad_ends: Tensor) -> tuple[Tensor | None, ...]:
