@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
+# The tests' tensors are small: a second thread would only wait, and, beside another busy process, wait for long.
+test check: export OMP_NUM_THREADS ?= 1
+
 .PHONY: demo test check bench docs clean
 
 demo: $(READY)

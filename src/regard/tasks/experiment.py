@@ -228,7 +228,9 @@ def whole_model(name: str, table: Mapping[str, Any], where: str) -> dict[str, An
                 Mechanism.parse(spelling)
             except ValueError as error:
                 raise UserError(f"{where}: {field}: {error}") from None
-    return {field: value for field, value in to_table(settings).items() if field in table or field not in sizes}
+    return {
+        field: value for field, value in to_table(settings).items() if field in table or field not in sizes
+    }
 
 
 def _fit(

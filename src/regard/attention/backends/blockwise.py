@@ -187,7 +187,11 @@ class Plan:
         """
         query, value = tensors[0], tensors[2]
         output = query.new_empty(*query.shape[:-1], value.shape[-1])
-        weights = query.new_zeros(*query.shape[:-1], self.grid.key_len) if self.return_weights else query.new_empty(0)
+        weights = (
+            query.new_zeros(*query.shape[:-1], self.grid.key_len)
+            if self.return_weights
+            else query.new_empty(0)
+        )
         for rows, columns in self.blocks():
             output[..., rows, :], block = self.block(self.cut(tensors, rows, columns), rows, columns)
             if self.return_weights:
