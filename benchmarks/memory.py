@@ -43,7 +43,7 @@ class Call:
 def measure(call: Call) -> float:
     """Run the call in this process, once; return MiB."""
     torch.manual_seed(0)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     _run(call.way, call.score, 16)  # loads the code that the call needs
     tensors, learned = _inputs(call.score, call.length)
     gradient = torch.randn(1, HEADS, call.length, SIZE)
@@ -147,7 +147,7 @@ def main() -> None:
         way, score, length = asked.one
         print(json.dumps(measure(Call(way, score, int(length)))))
         return
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     machine = Machine.here()
     rows = [
         row

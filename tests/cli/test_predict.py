@@ -77,7 +77,7 @@ def test_bad_input_is_refused(
     refused: Callable[..., str], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "no such run directory" in refused("predict", tmp_path / "no")
-    assert "No such file" in refused("predict", run, tmp_path / "no")
+    assert "for a text itself use --text" in refused("predict", run, tmp_path / "no")
     assert "Is a directory" in refused("predict", run, tmp_path)
     assert "--beam must be at least --n-best" in refused("predict", run, "--beam", "2", "--n-best", "3")
     assert "--beam must be at least" in refused("predict", run, "--text", "い", "--beam", "0")

@@ -99,3 +99,10 @@ def test_with_seconds_alone_the_steps_follow_from_the_pace() -> None:
     budget = Budget.of(TrainingSettings(seconds=100.0), batches=10)
     assert budget.total_steps(50, 25.0) == 200
     assert budget.share(50, 25.0) == 0.25
+
+
+def test_a_budget_shorter_than_the_warm_up_still_reaches_the_highest_rate() -> None:
+    settings = TrainingSettings(steps=60, warm_up=400, learning_rate=1.0, schedule="cosine")
+    rates = [learning_rate(settings, step, 60) for step in range(1, 61)]
+    assert max(rates) == rates[29] == 1.0
+    assert rates[-1] < 0.01

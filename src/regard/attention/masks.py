@@ -340,7 +340,9 @@ def as_mask(mask: Mask | Tensor) -> Mask:
     if isinstance(mask, Mask):
         return mask
     if not isinstance(mask, Tensor):
-        raise TypeError(f"mask must be a regard mask or a boolean tensor, it is {_kind(mask)}")
+        raise TypeError(
+            f"mask must be a regard mask, such as regard.masks.causal(), or a boolean tensor; it is {_kind(mask)}"
+        )
     if mask.dtype != torch.bool:
         raise TypeError(
             f"mask must be boolean, True where the query may look; it is {mask.dtype} "

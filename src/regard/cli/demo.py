@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 MECHANISM = "additive/softmax"
 LOCALES = ("en", "fr", "zh", "ja", "ru", "ar")
 
 
-def demo(run: Path = Path("runs/demo"), *, attention: str = MECHANISM) -> None:
+def demo(run: Path = Path("runs/demo"), *, attention: str = MECHANISM, threads: int | None = None) -> None:
     """Train a translator of dates with attention and the same one without, evaluate both, and write a report.
 
     It takes about 4 minutes on 2 cores. An interrupted demo goes on where it stopped.
@@ -20,6 +21,8 @@ def demo(run: Path = Path("runs/demo"), *, attention: str = MECHANISM) -> None:
         The folder for both runs and report.html.
     attention
         The mechanism to hold against none.
+    threads
+        CPU threads; 1 is best beside other work on the same CPU.
     """
     from regard.tasks.experiment import Experiment, Trained, resume, train
     from regard.tasks.report import by_length, write_report
@@ -27,7 +30,11 @@ def demo(run: Path = Path("runs/demo"), *, attention: str = MECHANISM) -> None:
     began = time.monotonic()
     paths = []
     for mechanism in (attention, "none"):
-        experiment = Experiment.resolve("translation", changes={"rnn": {"attention": mechanism}})
+        changes: dict[str, dict[str, Any]] = {
+            "rnn": {"attention": mechanism},
+            "training": {} if threads is None else {"threads": threads},
+        }
+        experiment = Experiment.resolve("translation", changes=changes)
         path = run / mechanism.replace("/", "-")
         print(f"\n{mechanism}: training into {path}", flush=True)
         if (path / "config.toml").exists():

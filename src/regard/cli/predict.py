@@ -117,6 +117,8 @@ def _chunks(input: Path | None, text: str | None, prompts: bool) -> tuple[Iterat
         return _typed(), "the prompt"
     if input is None or str(input) == "-":
         return _arriving(sys.stdin.buffer), "standard input"
+    if not input.exists():
+        raise UserError(f"{input}: there is no such file (for a text itself use --text)")
     return _cut(read_lines(input)), str(input)
 
 

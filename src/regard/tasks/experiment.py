@@ -257,6 +257,7 @@ def _fit(
         run=run,
         resume=resume,
         quiet=quiet,
+        about=_in_words(splits, task, model),
     )
 
 
@@ -297,6 +298,13 @@ def _paths(value: Any, where: str) -> list[Path]:
     if not (isinstance(value, list) and all(isinstance(path, str) for path in value)):
         raise UserError(f"{where}: data is {value!r}; a list of paths is expected")
     return [Path(path) for path in value]
+
+
+def _in_words(splits: Mapping[str, Sequence[Any]], task: Task[Any], model: nn.Module) -> str:
+    """What is about to be trained, on what."""
+    sizes = [f"{len(examples):,} {name}" for name, examples in splits.items()]
+    sizes += [f"{size:,} {name.replace('_', ' ')}" for name, size in task.model_sizes().items()]
+    return f"{', '.join(sizes)}; {sum(p.numel() for p in model.parameters()):,} parameters"
 
 
 def _fingerprint(examples: Sequence[Any]) -> str:

@@ -65,6 +65,7 @@ def fit(
     run: Run,
     resume: bool = False,
     quiet: bool = False,
+    about: str = "",
 ) -> Result:
     """Train `model` into `run`, and leave it with the best (or averaged) weights, in evaluation mode.
 
@@ -105,6 +106,8 @@ def fit(
         state.batches, saved = len(batches), state.seconds
         groups = _groups(batches, settings.accumulate, state, place)
         reason = budget.reached(state.step, state.epoch, state.seconds) or book.exhausted(state)
+        if about:
+            progress.say(about)
         while reason is None:
             group, epoch_ends = next(groups)
             rate = learning_rate(settings, state.step + 1, budget.total_steps(state.step, state.seconds))

@@ -11,7 +11,8 @@ from regard.training.settings import TrainingSettings
 def learning_rate(settings: TrainingSettings, step: int, total: float) -> float:
     r"""The learning rate of update number `step` (the first is 1) of `total` updates.
 
-    With :math:`w` = `warm_up`, the rate is the highest one times :math:`s/w` while :math:`s \le w`, then times
+    With :math:`w` = `warm_up`, or half of `total` where that is less, the rate
+    is the highest one times :math:`s/w` while :math:`s \le w`, then times
 
     - inverse_sqrt: :math:`\sqrt{\max(w, 1)/s}` (Vaswani et al. 2017, section 5.3, with the peak given),
     - linear: :math:`1 - p`, cosine: :math:`(1 + \cos \pi p)/2` (Loshchilov & Hutter 2017, section 3), where
@@ -22,11 +23,12 @@ def learning_rate(settings: TrainingSettings, step: int, total: float) -> float:
         >>> learning_rate(TrainingSettings(steps=10, learning_rate=0.5, warm_up=5), 1, 10)
         0.1
     """
-    if step <= settings.warm_up:
-        return settings.learning_rate * step / settings.warm_up
+    warm_up = min(settings.warm_up, total / 2)
+    if step <= warm_up:
+        return settings.learning_rate * step / warm_up
     if settings.schedule == "inverse_sqrt":
-        return settings.learning_rate * math.sqrt(max(settings.warm_up, 1) / step)
-    share = (step - 1 - settings.warm_up) / max(total - settings.warm_up, 1)
+        return settings.learning_rate * math.sqrt(max(warm_up, 1) / step)
+    share = (step - 1 - warm_up) / max(total - warm_up, 1)
     share = min(max(share, 0.0), 1.0)
     if settings.schedule == "linear":
         return settings.learning_rate * (1 - share)
