@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from regard.training import durable
+from regard import durable
 
 LINES = "いにさ\n\nろ\n  \nよご"
 ANSWERS = ["一二三", "", "六", "", "四五"]

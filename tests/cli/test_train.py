@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from regard import durable
 from regard.data import Vocabulary
-from regard.training import durable
 
 CLOCK = ("seconds", "tokens_per_second")
 

@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import nn
 
+from regard import durable
 from regard.errors import UserError
-from regard.training import Run, TrainingSettings, checkpoints, durable, randomness
+from regard.training import Run, TrainingSettings, checkpoints, randomness
 from regard.training.checkpoints import State
 from regard.training.tensors import pack, unpack
 

@@ -41,9 +41,9 @@ def evaluate(
     device
         Where to compute.
     """
+    from regard.durable import write_file
     from regard.tasks import unknown
     from regard.tasks.experiment import Trained
-    from regard.training.durable import write_file
 
     if beam is not None and beam < 1:
         raise UserError(f"--beam must be at least 1, it is {beam}")

@@ -55,8 +55,8 @@ def predict(
     device
         Where to compute.
     """
+    from regard.durable import write_file
     from regard.tasks.experiment import Trained
-    from regard.training.durable import write_file
 
     if n_best < 1:
         raise UserError(f"--n-best must be at least 1, it is {n_best}")

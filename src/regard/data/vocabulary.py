@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from regard.durable import write_file
 from regard.errors import UserError, require
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
@@ -134,16 +134,7 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Write the vocabulary to `path` as the JSON of the `tokenizers` library: whole or not at all."""
-        path = Path(path)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(beside, "w", encoding="utf-8") as file:
-                file.write(self._tokenizer.to_str(pretty=True))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_file(Path(path), self._tokenizer.to_str(pretty=True).encode())
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:

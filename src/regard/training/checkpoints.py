@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regard import durable
 from regard.errors import UserError
-from regard.training import durable, tensors
+from regard.training import tensors
 from regard.training.run import FORMAT, Run, fill
 from regard.training.settings import TrainingSettings
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from regard import durable
 from regard.errors import UserError
-from regard.training import durable, tensors
+from regard.training import tensors
 
 FORMAT = 1
 

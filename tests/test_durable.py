@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from regard.training import durable
+from regard import durable
 
 
 def test_a_kill_between_two_renames_loses_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
