@@ -118,7 +118,7 @@ def test_chosen_and_reduced_weights_equal_the_full_ones(score: str) -> None:
         ({"normalizer": "spasemax"}, ValueError, "did you mean 'sparsemax'"),
         ({"normalizer": "top-0"}, ValueError, "at least 1"),
         ({"dropout": 1.0}, ValueError, "dropout must be"),
-        ({"backend": "cuda"}, ValueError, "unknown backend 'cuda'; there are sdpa, blockwise"),
+        ({"backend": "cuda"}, ValueError, "unknown backend 'cuda'; there are packed, edges, sdpa, blockwise"),
         (
             {"backend": "sdpa", "score": "additive"},
             ValueError,
@@ -150,17 +150,19 @@ def test_spelling_of_mechanisms() -> None:
         "cosine/sparsemax",
         "dot/top-4/window-64",
         "dot/softmax/causal/window-3-0",
+        "scaled_dot+rotary+qknorm+softcap-30/entmax-1.3/causal/alibi",
     ):
         assert regard.Mechanism.parse(spelling).spelling == spelling
-    for wrong in (
-        "additive",
-        "additive/",
-        "dot/softmax/widow-3",
-        "dot/softmax/window",
-        "dot/top-x",
-        "/softmax",
-    ):
-        with pytest.raises(ValueError, match="additive"):
+    for wrong, sentence in {
+        "additive": "it is spelt score/normalizer.* did you mean additive/softmax",
+        "additive/": "it is spelt score/normalizer",
+        "/softmax": "it is spelt score/normalizer",
+        "dot/softmax/widow-3": r"unknown mask or bias 'widow-3' \(did you mean 'window'\?\); masks and biases",
+        "dot/softmax/window": r"it is spelt window-LEFT\[-RIGHT\]",
+        "dot/top-x": r"unknown normalizer 'top-x' \(it is spelt top\[-K\]\)",
+        "dot+softcup/softmax": r"unknown modifier 'softcup' \(did you mean 'softcap'\?\); modifiers are qknorm",
+    }.items():
+        with pytest.raises(ValueError, match=sentence):
             regard.Mechanism.parse(wrong)
 
 

@@ -56,7 +56,7 @@ def test_the_demo_compares_two_runs_and_goes_on_where_it_stopped(
 def test_tasks_says_what_there_is(regard: Any) -> None:
     ended = regard("tasks")
     assert ended.status == 0
-    for word in ("translation", "rnn", "transformer", "additive", "sparsemax", "window-N", "regard train"):
+    for word in ("translation", "rnn", "transformer", "additive", "sparsemax", "window-LEFT", "regard train"):
         assert word in ended.out
 
 

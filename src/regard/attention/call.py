@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from regard.attention.masks import Grid, Mask, as_mask
+from regard.attention.biases import Bias, as_bias
+from regard.attention.grid import Grid
+from regard.attention.masks import Mask, as_mask
 from regard.attention.mechanism import normalizer_named, score_named
 from regard.attention.normalizers import Normalizer
-from regard.attention.scores import Score
+from regard.attention.parts import tensors_of
+from regard.attention.scores import Function, Score
 
-__all__ = ["AttentionCall", "tensors_of", "transforming", "unaltered", "with_tensors"]
+__all__ = ["AttentionCall", "transforming", "unaltered"]
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-Part = TypeVar("Part", Score, Normalizer)
+DTYPES = frozenset((torch.float32, torch.float16, torch.bfloat16, torch.float64))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class AttentionCall:
-    """The validated arguments of `attend`.
+    """The validated arguments of `attend`. (Not frozen: that would cost a microsecond of every call.)
 
     *Shape:* query `(..., query_heads, query_len, size)`, key `(..., key_heads, key_len, size)`,
-    value `(..., key_heads, key_len, value_size)`, bias broadcastable to `(..., query_heads, query_len, key_len)`.
+    value `(..., key_heads, key_len, value_size)`.
 
     Example:
         >>> call = AttentionCall.of(torch.ones(4, 3, 8), torch.ones(2, 5, 8), torch.ones(2, 5, 8), score="cosine")
@@ -43,9 +43,10 @@ class AttentionCall:
     score: Score
     normalizer: Normalizer
     mask: Mask | None
-    bias: Tensor | None
+    bias: Bias | None
     dropout: float
     return_weights: bool
+    autocast: bool = False
 
     @property
     def grid(self) -> Grid:
@@ -62,13 +63,24 @@ class AttentionCall:
         """Whether any tensor of the call takes part in differentiation."""
         if not torch.is_grad_enabled():
             return False
-        given = (self.query, self.key, self.value, *tensors_of(self.score), *tensors_of(self.normalizer))
-        return any(t.requires_grad for t in given) or (self.bias is not None and self.bias.requires_grad)
+        if self.query.requires_grad or self.key.requires_grad or self.value.requires_grad:
+            return True
+        parts = (
+            (self.score, self.normalizer) if self.bias is None else (self.score, self.normalizer, self.bias)
+        )
+        return any(tensor.requires_grad for part in parts for tensor in tensors_of(part))
+
+    @property
+    def hides(self) -> bool:
+        """Whether the mask may hide anything; a compiler is not to ask, or the answer would hold for some lengths
+        only."""
+        return self.mask is not None and (torch.compiler.is_compiling() or self.mask.hides(self.grid))
 
     @property
     def transformed(self) -> bool:
-        """Whether a function transform or forward-mode differentiation is under way."""
-        return forward_ad._current_level >= 0 or transforming()
+        """Whether a function transform, forward-mode differentiation or a compiler is at work: they want PyTorch's own
+        operations and nothing else."""
+        return torch.compiler.is_compiling() or forward_ad._current_level >= 0 or transforming()
 
     @classmethod
     def of(
@@ -76,10 +88,10 @@ class AttentionCall:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        score: Score | str = "scaled_dot",
+        score: Score | Callable[[Tensor, Tensor], Tensor] | str = "scaled_dot",
         normalizer: Normalizer | str = "softmax",
         mask: Mask | Tensor | None = None,
-        bias: Tensor | None = None,
+        bias: Bias | Tensor | None = None,
         dropout: float = 0.0,
         return_weights: bool = False,
     ) -> AttentionCall:
@@ -87,38 +99,51 @@ class AttentionCall:
         is and must be.
         """
         if isinstance(score, str):
-            score = _score(score)
+            score = _remembered(_NAMED_SCORES, score_named, score)
         elif not isinstance(score, Score):
-            raise TypeError(f"score must be a regard score or its name, it is {type(score).__name__}")
+            if not callable(score):
+                raise TypeError(
+                    "score must be a regard score, its name or a function of query and key, "
+                    f"it is {type(score).__name__}"
+                )
+            score = Function(score)
         if isinstance(normalizer, str):
-            normalizer = _normalizer(normalizer)
+            normalizer = _remembered(_NAMED_NORMALIZERS, normalizer_named, normalizer)
         elif not isinstance(normalizer, Normalizer):
             raise TypeError(
                 f"normalizer must be a regard normalizer or its name, it is {type(normalizer).__name__}"
             )
         _check_tensors(query, key, value)
-        if torch.is_autocast_enabled(query.device.type):
+        autocast = torch.is_autocast_enabled(query.device.type)
+        if autocast:
             dtype = torch.get_autocast_dtype(query.device.type)
             query, key, value = (t if t.dtype == torch.float64 else t.to(dtype) for t in (query, key, value))
-        _check_dtypes(query, key, value)
-        score.check(query.shape[-1], key.shape[-1], query.shape[-3] if query.ndim > 2 else None)
+        if not query.dtype == key.dtype == value.dtype:
+            raise TypeError(
+                f"query, key and value must have one dtype: they have {query.dtype}, {key.dtype}, {value.dtype}"
+            )
+        score.check(query, key)
+        normalizer.check(query, key)
         if mask is not None:
             mask = as_mask(mask)
             mask.check(query, key)
         if bias is not None:
-            _check_bias(bias, query, key)
-        if not isinstance(dropout, int | float):
-            raise TypeError(f"dropout must be a number, it is {type(dropout).__name__}")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must be at least 0 and below 1, it is {dropout}")
-        return cls(query, key, value, score, normalizer, mask, bias, float(dropout), return_weights)
+            bias = as_bias(bias)
+            bias.check(query, key)
+        if dropout != 0.0:
+            if not isinstance(dropout, int | float):
+                raise TypeError(f"dropout must be a number, it is {type(dropout).__name__}")
+            if not 0.0 <= dropout < 1.0:
+                raise ValueError(f"dropout must be at least 0 and below 1, it is {dropout}")
+        return cls(query, key, value, score, normalizer, mask, bias, dropout, return_weights, autocast)
 
 
 def transforming(*tensors: Tensor) -> bool:
     """Whether a function transform (`vmap`, `torch.func.grad`, ...) is under way, or one of `tensors` is a batch of
     gradients (`is_grads_batched`)."""
-    batched = torch._C._functorch.is_legacy_batchedtensor
-    return torch._C._functorch.peek_interpreter_stack() is not None or any(map(batched, tensors))
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    return bool(tensors) and any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))
 
 
 def unaltered(device: torch.device) -> AbstractContextManager[Any]:
@@ -128,20 +153,20 @@ def unaltered(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-_score = lru_cache(maxsize=64)(score_named)
-_normalizer = lru_cache(maxsize=64)(normalizer_named)
+_NAMED_SCORES: dict[str, Score] = {}
+_NAMED_NORMALIZERS: dict[str, Normalizer] = {}
 
 
-def tensors_of(part: Score | Normalizer) -> list[Tensor]:
-    """The tensors among the fields of a score function or normaliser."""
-    return [value for value in vars(part).values() if isinstance(value, Tensor)]
+Named = TypeVar("Named", Score, Normalizer)
 
 
-def with_tensors(part: Part, tensors: list[Tensor]) -> Part:
-    """The same part with other tensors in its tensor fields, in the order of `tensors_of`."""
-    names = [name for name, value in vars(part).items() if isinstance(value, Tensor)]
-    changes: dict[str, Any] = dict(zip(names, tensors, strict=True))
-    return dataclasses.replace(part, **changes) if changes else part
+def _remembered(known: dict[str, Named], named: Callable[[str], Named], name: str) -> Named:
+    """What `name` spells, read once. (A compiler would compile again whenever `known` comes to hold another name.)"""
+    if torch.compiler.is_compiling() or (name not in known and len(known) >= 256):
+        return named(name)
+    if name not in known:
+        known[name] = named(name)
+    return known[name]
 
 
 def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -156,11 +181,12 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
         raise ValueError(
             f"query, key and value must be on one device: they are on {query.device}, {key.device}, {value.device}"
         )
-    if value.shape[:-1] != key.shape[:-1]:
+    shape = key.shape
+    if value.shape[:-1] != shape[:-1]:
         raise ValueError(
             f"value must have the axes of key {tuple(key.shape)} but for the last, it has {tuple(value.shape)}"
         )
-    if query.shape[:-2] == key.shape[:-2]:
+    if query.shape[:-2] == shape[:-2]:
         return
     if query.ndim != key.ndim or query.shape[:-3] != key.shape[:-3]:
         raise ValueError(
@@ -170,30 +196,4 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
     if key.shape[-3] == 0 or query.shape[-3] % key.shape[-3]:
         raise ValueError(
             f"query must have a multiple of key's heads: query has {query.shape[-3]}, key has {key.shape[-3]}"
-        )
-
-
-def _check_dtypes(query: Tensor, key: Tensor, value: Tensor) -> None:
-    if not query.dtype == key.dtype == value.dtype:
-        raise TypeError(
-            f"query, key and value must have one dtype: they have {query.dtype}, {key.dtype}, {value.dtype}"
-        )
-
-
-def _check_bias(bias: Tensor, query: Tensor, key: Tensor) -> None:
-    if not isinstance(bias, Tensor):
-        raise TypeError(f"bias must be a tensor, it is {type(bias).__name__}")
-    if bias.device != query.device:
-        raise ValueError(f"bias must be on the device of query, {query.device}, it is on {bias.device}")
-    if not bias.is_floating_point():
-        raise TypeError(f"bias must be of a floating-point type, it is {bias.dtype} (who may look is `mask`)")
-    full = torch.Size((*query.shape[:-1], key.shape[-2]))
-    try:
-        fits = torch.broadcast_shapes(bias.shape, full) == full
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"bias must be broadcastable to (..., heads, query_len, key_len) = {tuple(full)}, "
-            f"it has shape {tuple(bias.shape)}"
         )

@@ -1,42 +1,39 @@
-"""The spelling of a mechanism: `score/normalizer[/mask...]`, or `none`.
+"""The spelling of a mechanism: `score[+modifier...]/normalizer[/mask or bias...]`, or `none`.
 
 Layers, config files and the command line all name mechanisms so: `additive/softmax`, `cosine/sparsemax`,
-`dot/top-4/window-64`.
+`dot/top-4/window-64`, `scaled_dot+rotary+qknorm/softmax/causal`, `dot/entmax-1.3/alibi`.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from regard.attention.biases import BIASES, Bias
 from regard.attention.masks import MASKS, Mask
-from regard.attention.normalizers import NORMALIZERS, NUMBERED, Normalizer
-from regard.attention.scores import SCORES, Score
+from regard.attention.normalizers import NORMALIZERS, Normalizer
+from regard.attention.scores import MODIFIERS, SCORES, Score
 
-__all__ = ["LISTING", "Mechanism", "normalizer_named", "score_named"]
-
-LISTING = (
-    f"scores are {', '.join(SCORES)}; "
-    f"normalizers are {', '.join([*NORMALIZERS, *(f'{name}-K' for name in NUMBERED)])}; "
-    "masks are causal, window-N, window-LEFT-RIGHT"
-)
-"""What a spelling is made of, in words."""
+__all__ = ["Mechanism", "listing", "normalizer_named", "score_named"]
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """One way of attending: a score function, a normaliser and perhaps a mask, by name.
+    """One way of attending: a score function, a normaliser, and perhaps masks and biases.
 
     Example:
         >>> mechanism = Mechanism.parse("dot/top-4/window-64")
-        >>> mechanism.score, mechanism.normalizer.spelling, mechanism.spelling
+        >>> mechanism.score.name, mechanism.normalizer.spelling, mechanism.spelling
         ('dot', 'top-4', 'dot/top-4/window-64')
     """
 
-    score: str
+    score: Score
     normalizer: Normalizer
     mask: Mask | None
+    bias: Bias | None
     spelling: str
 
     @classmethod
@@ -49,28 +46,35 @@ class Mechanism:
             raise ValueError(
                 f"unknown mechanism {spelling!r}: it is spelt score/normalizer[/mask], such as "
                 f"additive/softmax or dot/top-4/window-64, or it is 'none' where a model may do "
-                f"without attention{meant}; {LISTING}"
+                f"without attention{meant}; {_listed('score', SCORES)}"
             )
-        score_named(parts[0])
         mask: Mask | None = None
+        bias: Bias | None = None
         for part in parts[2:]:
-            one = _mask_named(part)
-            mask = one if mask is None else mask & one
-        return cls(parts[0], normalizer_named(parts[1]), mask, "/".join(parts))
+            one = _built("mask or bias", part, {**MASKS, **BIASES})
+            if isinstance(one, Bias):
+                bias = one if bias is None else bias + one
+            else:
+                mask = one if mask is None else mask & one
+        return cls(score_named(parts[0]), normalizer_named(parts[1]), mask, bias, "/".join(parts))
 
 
 def score_named(name: str) -> Score:
-    """The score function that `name` spells, with its default parameters.
+    """The score function that `name` spells, with its default parameters and its modifiers.
 
     Raises `ValueError` that says what exists and what was probably meant.
 
     Example:
         >>> score_named("scaled_dot")
         ScaledDot(scale=None)
+        >>> score_named("scaled_dot+softcap-30").spelling
+        'scaled_dot+softcap-30'
     """
-    if name not in SCORES:
-        raise ValueError(f"unknown score {name!r}{_nearest(name, SCORES)}; {LISTING}")
-    return SCORES[name]()
+    first, *modifiers = name.split("+")
+    score: Score = _built("score", first, SCORES)
+    for modifier in modifiers:
+        score = _built("modifier", modifier, MODIFIERS, score)
+    return score
 
 
 def normalizer_named(name: str) -> Normalizer:
@@ -82,25 +86,58 @@ def normalizer_named(name: str) -> Normalizer:
         >>> normalizer_named("top-4")
         TopK(k=4)
     """
-    if name in NORMALIZERS:
-        return NORMALIZERS[name]()
-    head, dash, number = name.partition("-")
-    if dash and head in NUMBERED and number.isascii() and number.isdigit():
-        return NUMBERED[head](int(number))
-    known = [*NORMALIZERS, *(f"{numbered}-4" for numbered in NUMBERED)]
-    raise ValueError(f"unknown normalizer {name!r}{_nearest(name, known)}; {LISTING}")
+    found: Normalizer = _built("normalizer", name, NORMALIZERS)
+    return found
 
 
-def _mask_named(name: str) -> Mask:
-    head, *numbers = name.split("-")
-    if head in MASKS and all(number.isascii() and number.isdigit() for number in numbers):
+def listing() -> str:
+    """What a spelling is made of, in words; a word in capitals stands for a number, in brackets one that may be left
+    out."""
+    kinds = {"score": SCORES, "modifier": MODIFIERS, "normalizer": NORMALIZERS, "mask": MASKS, "bias": BIASES}
+    return "; ".join(_listed(kind, registry) for kind, registry in kinds.items())
+
+
+def _listed(kind: str, registry: Mapping[str, Callable[..., Any]]) -> str:
+    plural = {"bias": "biases", "mask or bias": "masks and biases"}.get(kind, f"{kind}s")
+    return f"{plural} are {', '.join(_signature(name, factory) for name, factory in registry.items())}"
+
+
+def _built(kind: str, spelling: str, registry: Mapping[str, Callable[..., Any]], *before: Score) -> Any:
+    """What a registry's factory makes of the numbers after the name; `before` are its first arguments."""
+    name, *words = spelling.split("-")
+    numbers = [_number(word) for word in words]
+    if name in registry and None not in numbers:
         try:
-            return MASKS[head](*(int(number) for number in numbers))
+            inspect.signature(registry[name]).bind(*before, *numbers)
         except TypeError:
             pass
-    raise ValueError(f"unknown mask {name!r}{_nearest(name, ['causal', 'window-64'])}; {LISTING}")
+        else:
+            return registry[name](*before, *numbers)
+    close = difflib.get_close_matches(name, registry, 1)
+    meant = ""
+    if close:
+        same = close[0] == name
+        meant = (
+            f" (it is spelt {_signature(name, registry[name])})" if same else f" (did you mean {close[0]!r}?)"
+        )
+    raise ValueError(f"unknown {kind} {spelling!r}{meant}; {_listed(kind, registry)}")
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+def _number(word: str) -> int | float | None:
+    """The number that a word of plain digits spells, with a decimal point or without; None for another word."""
+    if not word.isascii() or not word.replace(".", "", 1).isdigit():
+        return None
+    return int(word) if word.isdigit() else float(word)
+
+
+def _signature(name: str, factory: Callable[..., Any]) -> str:
+    """A name and the numbers that may follow it."""
+    spelt = name
+    for parameter in inspect.signature(factory).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            continue
+        kinds = set(str(parameter.annotation).replace("|", " ").split())
+        if kinds & {"int", "float"}:
+            letter = f"-{parameter.name.upper()}"
+            spelt += letter if parameter.default is parameter.empty else f"[{letter}]"
+    return spelt

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from regard.attention.backends import BACKENDS, blockwise
+from regard.attention import nested
+from regard.attention.backends import BACKENDS, blockwise, choose
+from regard.attention.biases import Bias
 from regard.attention.call import AttentionCall, unaltered
-from regard.attention.masks import Mask
+from regard.attention.masks import Mask, as_mask
 from regard.attention.normalizers import Normalizer
+from regard.attention.parts import tensors_of
 from regard.attention.scores import Score
 
 __all__ = ["Explanation", "attend", "explain", "weights"]
@@ -23,10 +26,10 @@ def attend(
     key: Tensor,
     value: Tensor,
     *,
-    score: Score | str = "scaled_dot",
+    score: Score | Callable[[Tensor, Tensor], Tensor] | str = "scaled_dot",
     normalizer: Normalizer | str = "softmax",
     mask: Mask | Tensor | None = None,
-    bias: Tensor | None = None,
+    bias: Bias | Tensor | None = None,
     dropout: float = 0.0,
     return_weights: bool = False,
     backend: str | None = None,
@@ -46,6 +49,10 @@ def attend(
     - output `(..., query_heads, query_len, value_size)`; with `return_weights` also the weights
       `(..., query_heads, query_len, key_len)`, exact and before dropout
 
+    Sequences of different lengths may come without padding: as jagged nested tensors `(batch, heads, ragged, size)`,
+    or packed one after the other with the mask `regard.masks.documents`. `score` may be any function of query and key
+    (`regard.scores.Function`).
+
     A query that may look at nothing gets output, weights and gradients of zero. Memory grows linearly with the
     length. float16 and bfloat16 accumulate in float32. `dropout` is the share of weights set to zero.
     `backend` names the way to compute it; by default the first that supports the call (`regard.explain` tells).
@@ -62,9 +69,23 @@ def attend(
     a causal mask is aligned at the end of the keys, any score and normaliser can be named, and asking for weights
     does not change the output.
     """
+    if type(query) is not Tensor and getattr(query, "is_nested", False):
+        if return_weights or bias is not None:
+            raise ValueError(
+                "nested tensors have no picture: return_weights and bias need padded or packed ones"
+            )
+        (query, key, value), mask, jagged = nested.packed(
+            query, key, value, None if mask is None else as_mask(mask)
+        )
+        call = AttentionCall.of(query, key, value, score, normalizer, mask, None, dropout)
+        return jagged(BACKENDS[choose(call, backend)].run(call)[0])
     call = AttentionCall.of(query, key, value, score, normalizer, mask, bias, dropout, return_weights)
-    with unaltered(query.device):
-        output, weight = BACKENDS[_choose(call, backend)].run(call)
+    run = BACKENDS[choose(call, backend)].run
+    if call.autocast:
+        with unaltered(query.device):
+            output, weight = run(call)
+    else:
+        output, weight = run(call)
     return (output, weight) if weight is not None else output
 
 
@@ -72,10 +93,10 @@ def weights(
     query: Tensor,
     key: Tensor,
     *,
-    score: Score | str = "scaled_dot",
+    score: Score | Callable[[Tensor, Tensor], Tensor] | str = "scaled_dot",
     normalizer: Normalizer | str = "softmax",
     mask: Mask | Tensor | None = None,
-    bias: Tensor | None = None,
+    bias: Bias | Tensor | None = None,
     rows: Sequence[int] | Tensor | slice | None = None,
     reduce: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -104,7 +125,7 @@ def weights(
     call = AttentionCall.of(query, key, key, score, normalizer, mask, bias, 0.0, True)
     chosen = slice(None) if rows is None else _positions(rows, query)
     with unaltered(query.device):
-        return _reduced((block for _, block in blockwise.weights_of(call, chosen)), reduce, query.ndim)
+        return _reduced(blockwise.weights_of(call, chosen), reduce, query.ndim)
 
 
 def _reduced(blocks: Iterator[Tensor], reduce: str | None, ndim: int) -> Tensor | tuple[Tensor, Tensor]:
@@ -175,10 +196,10 @@ def explain(
     key: Tensor,
     value: Tensor,
     *,
-    score: Score | str = "scaled_dot",
+    score: Score | Callable[[Tensor, Tensor], Tensor] | str = "scaled_dot",
     normalizer: Normalizer | str = "softmax",
     mask: Mask | Tensor | None = None,
-    bias: Tensor | None = None,
+    bias: Bias | Tensor | None = None,
     dropout: float = 0.0,
     return_weights: bool = False,
     backend: str | None = None,
@@ -193,15 +214,17 @@ def explain(
         >>> one = torch.randn(1, 4, 8)
         >>> regard.explain(one, one, one, score="additive").backend  # doctest: +ELLIPSIS
         backend      blockwise
+        refused      packed: the mask is not one of documents
+        refused      edges: the mask is not one of edges
         refused      sdpa: the score 'additive' is not a product of query and key
         ...
         'blockwise'
     """
     call = AttentionCall.of(query, key, value, score, normalizer, mask, bias, dropout, return_weights)
-    chosen = _choose(call, backend)
+    chosen = choose(call, backend)
     before = list(BACKENDS)[: list(BACKENDS).index(chosen)]
     pairs = math.prod(query.shape[:-1]) * key.shape[-2]
-    tensors = [query, key, value, *([] if bias is None else [bias])]
+    tensors = [query, key, value, *([] if call.bias is None else tensors_of(call.bias))]
     output_bytes = math.prod(query.shape[:-1]) * value.shape[-1] * query.element_size()
     found = Explanation(
         backend=chosen,
@@ -213,18 +236,3 @@ def explain(
     )
     print(found)
     return found
-
-
-def _choose(call: AttentionCall, backend: str | None) -> str:
-    """The first backend that supports the call, or the one asked for."""
-    if backend is None:
-        for name, one in BACKENDS.items():
-            if not one.unsupported(call):
-                return name
-    elif backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
-    elif reasons := BACKENDS[backend].unsupported(call):
-        raise ValueError(f"backend {backend!r} cannot run this call: {'; '.join(reasons)}")
-    else:
-        return backend
-    raise AssertionError("the last backend supports every call")

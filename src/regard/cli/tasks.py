@@ -8,7 +8,7 @@ def tasks() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from regard.attention.mechanism import LISTING
+    from regard.attention.mechanism import listing
     from regard.tasks import TASKS
 
     table = Table(box=None, pad_edge=False)
@@ -19,7 +19,7 @@ def tasks() -> None:
         table.add_row(kind.name, kind.summary, kind.data_format, ", ".join(kind.models))
     console = Console()
     console.print(table)
-    console.print(f"\nAttention: {LISTING}.")
+    console.print(f"\nAttention: {listing()}.")
     console.print(
         "Without --data a task trains on its embedded sample: regard train translation --run runs/first"
     )

@@ -10,10 +10,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from regard.attention.backends import blockwise, sdpa
+from regard.attention.backends import blockwise, edges, packed, sdpa
 from regard.attention.call import AttentionCall
 
-__all__ = ["BACKENDS", "Backend"]
+__all__ = ["BACKENDS", "Backend", "choose"]
 
 
 class Backend(Protocol):
@@ -39,5 +39,25 @@ class Backend(Protocol):
         """Which derivatives are fused and which take the slower exact path, in words."""
 
 
-BACKENDS: dict[str, Backend] = {"sdpa": sdpa, "blockwise": blockwise}  # type: ignore[dict-item]
+BACKENDS: dict[str, Backend] = {
+    "packed": packed,  # type: ignore[dict-item]
+    "edges": edges,  # type: ignore[dict-item]
+    "sdpa": sdpa,  # type: ignore[dict-item]
+    "blockwise": blockwise,  # type: ignore[dict-item]
+}
 """Every backend by its name, the preferred first."""
+
+
+def choose(call: AttentionCall, backend: str | None = None) -> str:
+    """The first backend that supports the call, or the one asked for; `ValueError` where that cannot run it."""
+    if backend is None:
+        for name, one in BACKENDS.items():
+            if not one.unsupported(call):
+                return name
+    elif backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
+    elif reasons := BACKENDS[backend].unsupported(call):
+        raise ValueError(f"backend {backend!r} cannot run this call: {'; '.join(reasons)}")
+    else:
+        return backend
+    raise AssertionError("the last backend supports every call")

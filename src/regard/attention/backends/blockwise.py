@@ -7,21 +7,32 @@ it grows linearly with the length. A call that fits into one block keeps its blo
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from regard.attention.call import AttentionCall, tensors_of, transforming, unaltered, with_tensors
-from regard.attention.masks import Grid, Mask
+from regard.attention.biases import Bias
+from regard.attention.call import AttentionCall, transforming, unaltered
+from regard.attention.grid import Block, Grid
+from regard.attention.masks import Mask
 from regard.attention.normalizers import Normalizer
+from regard.attention.parts import Part, tensors_of, with_tensors
+from regard.attention.picture import count
 from regard.attention.scores import Score
+from regard.attention.scores.score import for_each_head
 
 BLOCK_BYTES = 8 * 2**20
 """How much one block of scores may take; a block has at least one query however long the keys."""
+
+COMPILED_BLOCK_BYTES = 64 * 2**20
+"""The same where a compiler writes every block out: fewer and larger ones."""
+
+COMPILED_BLOCKS = 64
+"""The most blocks that a compiler is given to write out."""
 
 
 def unsupported(call: AttentionCall) -> list[str]:
@@ -42,50 +53,50 @@ def derivatives(call: AttentionCall) -> str:
 
 def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
     plan = Plan.of(call)
-    if call.dropout:
+    if (call.dropout or call.normalizer.random) and not call.transformed:
         plan = dataclasses.replace(plan, seed=int(torch.randint(2**62, ())))
-    query, key, value = _compute_dtype(call.query), _compute_dtype(call.key), _compute_dtype(call.value)
+    query, key, value = compute_dtype(call.query), compute_dtype(call.key), compute_dtype(call.value)
     query, key = call.score.prepare(query, key)
-    if call.groups > 1:
-        key = key.repeat_interleave(call.groups, dim=-3)
-        value = value.repeat_interleave(call.groups, dim=-3)
-    learned = [_compute_dtype(tensor) for tensor in (*tensors_of(call.score), *tensors_of(call.normalizer))]
-    tensors = [query, key, value, *learned]
-    if call.bias is not None:
-        tensors.append(_compute_dtype(call.bias))
-    if call.needs_gradient and not plan.fits and not call.transformed:
+    key, value = for_each_head(key, query), for_each_head(value, query)
+    parts = (call.score, call.normalizer, *(() if call.bias is None else (call.bias,)))
+    tensors = [query, key, value, *(compute_dtype(t) for part in parts for t in tensors_of(part))]
+    if torch.compiler.is_compiling():
+        output, weights = plan.written_out(tensors, call.needs_gradient)
+    elif call.needs_gradient and not plan.fits and not call.transformed:
         output, weights = _Recomputed.apply(plan, *tensors)
     elif not torch.is_grad_enabled() and not call.transformed:
-        output, weights = plan.filled(tensors)
+        output, weights, _ = plan.filled(tensors)
     else:
         output, weights = plan.all_rows(tensors)
     output = output.to(call.query.dtype)
     return output, weights.to(call.query.dtype) if call.return_weights else None
 
 
-def weights_of(call: AttentionCall, rows: Tensor | slice) -> Iterator[tuple[slice, Tensor]]:
-    """The exact weights of the chosen query rows, block by block: (which of the chosen, their weights).
+def weights_of(call: AttentionCall, rows: Tensor | slice) -> Iterator[Tensor]:
+    """The exact weights of the chosen query rows, block by block in their order.
 
     *Shape:* each `(..., query_heads, block, key_len)`.
     """
     plan = Plan.of(call)
-    query, key = call.score.prepare(_compute_dtype(call.query), _compute_dtype(call.key))
-    if call.groups > 1:
-        key = key.repeat_interleave(call.groups, dim=-3)
-    bias = None if call.bias is None else _compute_dtype(call.bias)
-    chosen = torch.arange(plan.grid.query_len, device=query.device)[rows]
-    for start in range(0, max(len(chosen), 1), plan.rows):
-        which = slice(start, min(start + plan.rows, len(chosen)))
-        columns = slice(0, plan.grid.key_len)
-        bias_rows = None if bias is None else _bias_block(bias, chosen[which], columns)
-        weights = plan.weigh(query[..., chosen[which], :], key, chosen[which], columns, bias_rows)
-        yield which, weights.to(call.query.dtype)
+    query, key = call.score.prepare(compute_dtype(call.query), compute_dtype(call.key))
+    key = for_each_head(key, query).contiguous()
+    weigh = plan.coupled_weights if call.normalizer.coupled else plan.chosen_weights
+    yield from (weights.to(call.query.dtype) for weights in weigh(query, key, rows))
 
 
 def dense_weights(call: AttentionCall) -> Tensor:
     """All the exact weights of a call, differentiable. *Shape:* `(..., query_heads, query_len, key_len)`."""
-    blocks = [weights for _, weights in weights_of(call, slice(None))]
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-2)
+    found = weights_of(call, slice(None))
+    if call.needs_gradient or call.transformed:
+        blocks = list(found)
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-2)
+    # Written into place at once, as `Plan.filled` does, and with half the memory.
+    weights = call.query.new_empty(*call.query.shape[:-1], call.key.shape[-2])
+    start = 0
+    for block in found:
+        weights[..., start : start + block.shape[-2], :] = block
+        start += block.shape[-2]
+    return weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,9 +106,9 @@ class Plan:
     score: Score
     normalizer: Normalizer
     mask: Mask | None
-    has_bias: bool
+    bias: Bias | None
     dropout: float
-    seed: int
+    seed: int | None
     return_weights: bool
     grid: Grid
     rows: int
@@ -107,17 +118,16 @@ class Plan:
     def of(cls, call: AttentionCall) -> Plan:
         grid = call.grid
         item = max(call.query.element_size(), 4)
-        pairs = math.prod(call.query.shape[:-2]) * grid.key_len
+        pairs = count(call.query.shape[:-2]) * grid.key_len
         bytes_a_row = max(pairs * call.score.width(call.key.shape[-1]) * item, 1)
-        rows = min(max(BLOCK_BYTES // bytes_a_row, 1), max(grid.query_len, 1))
-        hides = call.mask is not None and call.mask.hides(grid)
+        rows = _rows(grid.query_len, bytes_a_row)
         return cls(
             call.score,
             call.normalizer,
-            call.mask if hides else None,
-            call.bias is not None,
+            call.mask if call.hides else None,
+            call.bias,
             call.dropout,
-            0,
+            None,
             call.return_weights,
             grid,
             rows,
@@ -133,55 +143,97 @@ class Plan:
         """Each block's query rows and the key columns outside which they see nothing."""
         for start in range(0, max(self.grid.query_len, 1), self.rows):
             stop = min(start + self.rows, self.grid.query_len)
-            low, high = (
-                (0, self.grid.key_len) if self.mask is None else self.mask.span(start, stop, self.grid)
-            )
+            low, high = 0, self.grid.key_len
+            if self.mask is not None and not self.normalizer.coupled:
+                low, high = self.mask.span(start, stop, self.grid)
             yield slice(start, stop), slice(low, high)
 
-    def weigh(
-        self, query: Tensor, key: Tensor, rows: Tensor | slice, columns: slice, bias: Tensor | None
-    ) -> Tensor:
-        """The weights of a block. *Shape:* `(..., heads, rows, columns)`."""
+    def weigh(self, query: Tensor, key: Tensor, bias: Bias | None, block: Block) -> Tensor:
+        """The weights of a block, from tensors already cut to it. *Shape:* `(..., heads, rows, columns)`."""
         scores = self.score.compare(query, key)
         if bias is not None:
-            scores = scores + bias
+            scores = scores + bias.block(block.rows, block.columns, self.grid).to(scores.dtype)
         if self.mask is not None:
-            scores = scores.masked_fill(~self.mask.block(rows, columns, self.grid), -torch.inf)
-        if self.mask is None and bias is None:
-            return self.normalizer.weigh(scores) if key.shape[-2] else scores
+            shown = self.mask.block(block.rows, block.columns, self.grid)
+            scores = scores.masked_fill(~shown, -torch.inf)
         if key.shape[-2] == 0:
             return scores
-        # A query that may look at nothing never meets the normaliser: its scores become 0, its weights 0.
-        blind = (scores.detach() == -torch.inf).all(-1, keepdim=True)
-        return self.normalizer.weigh(scores.masked_fill(blind, 0.0)).masked_fill(blind, 0.0)
+        if self.mask is None and bias is None and self.score.finite:
+            return self.normalizer.weigh_block(scores, block)
+        return self.normalizer.weights(scores, block)
 
-    def block(self, tensors: Sequence[Tensor], rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-        """Output and weights of a block, from tensors already cut to its rows and columns."""
-        query, key, value, *parameters = tensors
-        bias = parameters.pop() if self.has_bias else None
-        split = len(tensors_of(self.score))
-        plan = dataclasses.replace(
-            self,
-            score=with_tensors(self.score, parameters[:split]),
-            normalizer=with_tensors(self.normalizer, parameters[split:]),
-        )
-        weights = plan.weigh(query, key, rows, columns, bias)
-        kept = weights
+    def chosen_weights(self, query: Tensor, key: Tensor, rows: Tensor | slice) -> Iterator[Tensor]:
+        """The weights of the chosen rows, as many at a time as a block has."""
+        columns, every = slice(0, self.grid.key_len), self.grid.query_len
+        chosen = None
+        if not isinstance(rows, slice) or rows != slice(None):
+            chosen = torch.arange(every, device=query.device)[rows]
+            every = len(chosen)
+        for start in range(0, max(every, 1), self.rows):
+            some: Tensor | slice = slice(start, min(start + self.rows, every))
+            if chosen is not None:
+                some = chosen[some]
+            bias = None if self.bias is None else self.bias.cut(some, columns)
+            yield self.weigh(query[..., some, :], key, bias, Block.of(some, columns, self.grid))
+
+    def coupled_weights(self, query: Tensor, key: Tensor, rows: Tensor | slice) -> Iterator[Tensor]:
+        """The weights of the chosen rows, where all before them must be computed, too."""
+        chosen = torch.arange(self.grid.query_len, device=query.device)[rows]
+        plan: Plan = self
+        places, kept = [], []
+        for block, columns in self.blocks():
+            bias = None if self.bias is None else self.bias.cut(block, columns)
+            weights = plan.weigh(query[..., block, :], key, bias, Block.of(block, columns, self.grid))
+            if isinstance(rows, slice) and rows == slice(None):
+                yield weights
+            else:
+                inside = ((chosen >= block.start) & (chosen < block.stop)).nonzero().squeeze(-1)
+                places.append(inside)
+                kept.append(weights[..., chosen[inside] - block.start, :])
+            if (carry := self.handed_on(weights)) is not None:
+                plan = dataclasses.replace(self, normalizer=self.normalizer.after(carry))
+        if places:
+            yield torch.cat(kept, dim=-2)[..., torch.cat(places).argsort(), :]
+
+    def block(
+        self, tensors: Sequence[Tensor], rows: slice, columns: slice, carry: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Output and weights of a block, from tensors already cut to its rows and columns; `carry` is the last row of
+        weights of the block before, where the normaliser couples them."""
+        query, key, value, *rest = tensors
+        bias = None if self.bias is None else self.bias.cut(rows, columns)
+        found: list[Any] = []
+        for part in (self.score, self.normalizer, bias):
+            count = 0 if part is None else len(tensors_of(part))
+            found.append(with_tensors(part, rest[:count]) if part is not None and count else part)
+            rest = rest[count:]
+        score, normalizer, bias = found
+        if carry is not None:
+            normalizer = normalizer.after(carry)
+        plan = dataclasses.replace(self, score=score, normalizer=normalizer)
+        block = Block.of(rows, columns, self.grid, self.seed)
+        weights = plan.weigh(query, key, bias, block)
+        kept = weights if self.normalizer.through else weights.detach()
         if self.dropout:
-            generator = torch.Generator(weights.device).manual_seed(self.seed + rows.start)
-            noise = torch.rand(weights.shape, generator=generator, device=weights.device)
-            kept = weights * ((noise >= self.dropout) / (1 - self.dropout)).to(weights.dtype)
+            noise = block.uniform(weights, stream=1)
+            kept = kept * ((noise >= self.dropout) / (1 - self.dropout)).to(weights.dtype)
         return kept @ value, weights
+
+    def handed_on(self, weights: Tensor) -> Tensor | None:
+        """What the next block must know of these weights: where the normaliser couples, their last row."""
+        return weights[..., -1, :] if self.normalizer.coupled and weights.shape[-2] else None
 
     def cut(self, tensors: Sequence[Tensor], rows: slice, columns: slice) -> list[Tensor]:
         """The part of each tensor that a block needs, as views."""
         query, key, value, *rest = tensors
-        if self.has_bias:
-            rest[-1] = _bias_block(rest[-1], rows, columns)
+        if self.bias is not None:
+            own = len(rest) - len(tensors_of(self.bias))
+            rest[own:] = tensors_of(with_tensors(self.bias, rest[own:]).cut(rows, columns))
         return [query[..., rows, :], key[..., columns, :], value[..., columns, :], *rest]
 
-    def filled(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """What `all_rows` returns, where nobody differentiates: every block is written into its place at once.
+    def filled(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """What `all_rows` returns, where nobody differentiates, and what each block handed on to the next: every block
+        is written into its place at once.
 
         Small results kept between large temporaries would leave the allocator with holes of every size.
         """
@@ -192,25 +244,59 @@ class Plan:
             if self.return_weights
             else query.new_empty(0)
         )
+        carry, carries = None, []
         for rows, columns in self.blocks():
-            output[..., rows, :], block = self.block(self.cut(tensors, rows, columns), rows, columns)
+            inputs = self.cut(tensors, rows, columns)
+            output[..., rows, :], block = self.block(inputs, rows, columns, carry)
             if self.return_weights:
                 weights[..., rows, columns] = block
-        return output, weights
+            carry = self.handed_on(block)
+            carries += [] if carry is None else [carry.clone()]
+        return output, weights, carries[:-1]
 
     def all_rows(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Every block, one after the other. Weights are an empty tensor when nobody wants them."""
-        outputs, weights = [], []
+        outputs, weights, carry = [], [], None
         for rows, columns in self.blocks():
-            output, weight = self.block(self.cut(tensors, rows, columns), rows, columns)
+            output, weight = self.block(self.cut(tensors, rows, columns), rows, columns, carry)
             outputs.append(output)
             if self.return_weights:
                 after = self.grid.key_len - columns.stop
                 weights.append(torch.nn.functional.pad(weight, (columns.start, after)))
+            carry = self.handed_on(weight)
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-2)
         if not self.return_weights:
             return output, output.new_empty(0)
         return output, weights[0] if len(weights) == 1 else torch.cat(weights, dim=-2)
+
+    def written_out(self, tensors: Sequence[Tensor], differentiated: bool) -> tuple[Tensor, Tensor]:
+        """What `all_rows` returns, for a compiler: a few blocks of one size, each recomputed in the backward pass.
+
+        The number of blocks is a power of two, so that the lengths may change without another compilation until the
+        blocks would be twice as large. An exported program has one block, to be right for every length.
+        """
+        length, number = self.grid.query_len, 1
+        if not torch.compiler.is_exporting() and not self.normalizer.coupled:
+            while number < COMPILED_BLOCKS and length * self.bytes_a_row > number * COMPILED_BLOCK_BYTES:
+                number *= 2
+        size = (length + number - 1) // number
+        columns = slice(0, self.grid.key_len)
+        outputs, weights = [], []
+        for part in (self.score, self.normalizer, *(() if self.bias is None else (self.bias,))):
+            _meet(part)
+        for i in range(number):
+            rows = slice(i * size, (i + 1) * size if i + 1 < number else length)
+            inputs = self.cut(tensors, rows, columns)
+            if differentiated and number > 1:
+                output, weight = checkpoint(self.block, inputs, rows, columns, use_reentrant=False)
+            else:
+                output, weight = self.block(inputs, rows, columns)
+            outputs.append(output)
+            weights.append(weight)
+        if number == 1:
+            return outputs[0], weights[0]
+        output = torch.cat(outputs, dim=-2)
+        return output, torch.cat(weights, dim=-2) if self.return_weights else output.new_empty(0)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -218,20 +304,22 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.plan = plan
-        ctx.save_for_backward(*tensors)
-        return plan.filled(tensors)
+        output, weights, carries = plan.filled(tensors)
+        ctx.plan, ctx.count = plan, len(tensors)
+        ctx.save_for_backward(*tensors, *carries)
+        return output, weights
 
     @staticmethod
     def backward(ctx: Any, *grad_ends: Tensor) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[1:]) if needed]
+        tensors, carries = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
         with unaltered(grad_ends[0].device):
             if torch.is_grad_enabled() or transforming(*grad_ends):
-                found = _kept(plan, ctx.saved_tensors, grad_ends, wanted)
+                found = _kept(plan, tensors, grad_ends, wanted)
             else:
-                found = _again(plan, ctx.saved_tensors, grad_ends, wanted)
-        return (None, *(found.get(i) for i in range(len(ctx.saved_tensors))))
+                found = _again(plan, tensors, carries, grad_ends, wanted)
+        return (None, *(found.get(i) for i in range(ctx.count)))
 
 
 def _kept(
@@ -249,24 +337,34 @@ def _kept(
 
 
 def _again(
-    plan: Plan, tensors: Sequence[Tensor], grad_ends: Sequence[Tensor], wanted: list[int]
+    plan: Plan,
+    tensors: Sequence[Tensor],
+    carries: Sequence[Tensor],
+    grad_ends: Sequence[Tensor],
+    wanted: list[int],
 ) -> dict[int, Tensor | None]:
-    """The gradients by computing one block after the other again."""
+    """The gradients by computing one block after the other again, the last first: it may owe one to those before."""
     tensors = [tensor.detach() for tensor in tensors]
     sums = [
         torch.zeros_like(tensor, memory_format=torch.contiguous_format) if i in wanted else tensor
         for i, tensor in enumerate(tensors)
     ]
-    for rows, columns in plan.blocks():
+    owed = None
+    for number, (rows, columns) in reversed(list(enumerate(plan.blocks()))):
         inputs = [
             t.detach().requires_grad_(i in wanted) for i, t in enumerate(plan.cut(tensors, rows, columns))
         ]
+        carry = carries[number - 1].detach().requires_grad_() if carries and number else None
         with torch.enable_grad():
-            ends = plan.block(inputs, rows, columns)
+            ends = plan.block(inputs, rows, columns, carry)
         weights = grad_ends[1][..., rows, columns] if plan.return_weights else None
-        found = _gradients(
-            ends, (grad_ends[0][..., rows, :], weights), [inputs[i] for i in wanted], create_graph=False
-        )
+        if owed is not None:
+            last = torch.zeros_like(ends[1])
+            last[..., -1, :] = owed
+            weights = last if weights is None else weights + last
+        leaves = [inputs[i] for i in wanted] + ([] if carry is None else [carry])
+        found = list(_gradients(ends, (grad_ends[0][..., rows, :], weights), leaves, create_graph=False))
+        owed = None if carry is None else found.pop()
         parts = plan.cut(sums, rows, columns)
         for i, grad in zip(wanted, found, strict=True):
             if grad is not None:
@@ -289,12 +387,20 @@ def _gradients(
     return torch.autograd.grad(outputs, inputs, grads, create_graph=create_graph, allow_unused=True)
 
 
-def _compute_dtype(tensor: Tensor) -> Tensor:
+def compute_dtype(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _bias_block(bias: Tensor, rows: Tensor | slice, columns: slice) -> Tensor:
-    bias = bias.reshape(*(1,) * (2 - bias.ndim), *bias.shape)
-    if bias.shape[-2] != 1:
-        bias = bias[..., rows, :]
-    return bias[..., columns] if bias.shape[-1] != 1 else bias
+def _rows(length: int, bytes_a_row: int) -> int:
+    """How many queries a block has: as many as `BLOCK_BYTES` hold, at least one; for a compiler all."""
+    if torch.compiler.is_compiling():
+        return max(length, 1)
+    return min(max(BLOCK_BYTES // bytes_a_row, 1), max(length, 1))
+
+
+def _meet(part: Part) -> None:
+    """Read every number of a part: a compiler must have met them before it goes into a block to be recomputed."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Part):
+            _meet(value)

@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from regard.attention.backends import blockwise
+from regard.attention.biases import Dense as DenseBias
 from regard.attention.call import AttentionCall, transforming, unaltered
 from regard.attention.masks import Causal, Dense
 from regard.attention.normalizers import Softmax
+from regard.attention.parts import tensors_of
+from regard.attention.picture import count
 from regard.attention.scores import ScaledDot
+from regard.attention.scores.score import for_each_head
 
 LARGEST_MASK = 2**22
-"""The most elements of a mask that this backend writes out; a mask given as a tensor may have any size."""
+"""The most elements of a mask or bias that this backend writes out; those given as tensors may have any size."""
 
 
 def unsupported(call: AttentionCall) -> list[str]:
     reasons = []
-    score, normalizer = call.score, call.normalizer
-    if not score.product:
-        reasons.append(f"the score {score.name!r} is not a product of query and key")
-    if type(normalizer) is not Softmax:
-        reasons.append(f"the normalizer {normalizer.spelling!r} is not softmax")
-    if call.value.shape[-1] != call.query.shape[-1]:
-        reasons.append("key and value have different sizes")
-    if call.query.shape[-2] == 0 or call.key.shape[-2] == 0:
+    query, key, bias = call.query, call.key, call.bias
+    if not call.score.product:
+        reasons.append(f"the score {call.score.spelling!r} is not a product of query and key")
+    if type(call.normalizer) is not Softmax:
+        reasons.append(f"the normalizer {call.normalizer.spelling!r} is not softmax")
+    if query.shape[-2] == 0 or key.shape[-2] == 0:
         reasons.append("there is no query or no key")
-    if call.bias is not None and call.bias.requires_grad and torch.is_grad_enabled():
+    if bias is not None and torch.is_grad_enabled() and any(t.requires_grad for t in tensors_of(bias)):
         reasons.append("PyTorch's fused kernels have no gradient for a bias")
     if call.dropout:
         reasons.append("PyTorch's fused kernels have no dropout that can be drawn again")
-    if call.mask is not None and _mask_size(call) > LARGEST_MASK:
-        reasons.append(f"the mask would be written out with {_mask_size(call):,} elements")
-    if call.transformed:
+    written = (call.mask is not None or bias is not None) and not torch.compiler.is_exporting()
+    if written and (size := _written_size(call)) > LARGEST_MASK:
+        reasons.append(f"the mask or bias would be written out with {size:,} elements")
+    if call.transformed and not torch.compiler.is_compiling():
         reasons.append("PyTorch's fused kernels have no function transforms and no forward-mode derivative")
     return reasons
 
 
 def cost(call: AttentionCall) -> str:
-    size = 0 if call.mask is None else _mask_size(call)
+    size = _written_size(call)
     return f"tiles in registers and cache{f', a mask of {size:,} elements' if size else ''}"
 
 
@@ -52,15 +54,32 @@ def derivatives(call: AttentionCall) -> str:
 
 
 def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-    query, key = call.score.prepare(call.query, call.key)
-    if torch.compiler.is_compiling() or not call.needs_gradient:
-        output = _attend(call, query, key, call.value)
+    query, key, value = _alike(*call.score.prepare(call.query, call.key), call.value)
+    if torch.compiler.is_compiling():
+        # The CPU's kernel answers zero to a query of NaN.
+        output = _attend(call, query, key, value) + query.amax(-1, keepdim=True) * 0
+    elif call.needs_gradient:
+        output = _Fused.apply(call, query, key, value)
+    elif query.device.type == "cpu":
+        output = _on_cpu(call, query, key, value)[0]
     else:
-        output = _Fused.apply(call, query, key, call.value)
-    if query.device.type == "cpu":
-        # The CPU kernel answers zero to a query of NaN.
-        output = output + query.amax(-1, keepdim=True) * 0
+        output = _attend(call, query, key, value)
+    if value.shape[-1] != call.value.shape[-1]:
+        output = output[..., : call.value.shape[-1]]
     return output, blockwise.dense_weights(call) if call.return_weights else None
+
+
+def _alike(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of one size, by zeros at the end, and key and value with as many heads: the kernels demand
+    it, and a score may have made queries and keys of another size, and keys for every query head."""
+    if key.shape == value.shape:
+        return query, key, value
+    size, value_size = query.shape[-1], value.shape[-1]
+    if size < value_size:
+        query, key = pad(query, (0, value_size - size)), pad(key, (0, value_size - size))
+    elif value_size < size:
+        value = pad(value, (0, size - value_size))
+    return query, key, for_each_head(value, key)
 
 
 class _Fused(torch.autograd.Function):
@@ -72,9 +91,9 @@ class _Fused(torch.autograd.Function):
         if query.device.type != "cpu":
             ctx.save_for_backward(query, key, value)
             return _attend(call, query, key, value)
-        output, log_sums = _CPU_FORWARD(*_four_axes_of(query, key, value), **_cpu_settings(call))
-        ctx.save_for_backward(query, key, value, output, log_sums)
-        return output.reshape(*query.shape[:-1], value.shape[-1])
+        output, fused, log_sums = _on_cpu(call, query, key, value)
+        ctx.save_for_backward(query, key, value, fused, log_sums)
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
@@ -91,8 +110,23 @@ def _gradients(
     if torch.is_grad_enabled() or transforming(grad_output):
         return _exact_gradients(call, tensors, grad_output)
     if kept:
-        found = _CPU_BACKWARD(_four_axes(grad_output), *_four_axes_of(*tensors), *kept, **_cpu_settings(call))
-        return tuple(one.reshape(t.shape) for one, t in zip(found, tensors, strict=True))
+        mask, is_causal = _additive_mask(call)
+        query, key, value = map(_four_axes, tensors)
+        found = _CPU_BACKWARD(
+            _four_axes(grad_output),
+            query,
+            key,
+            value,
+            *kept,
+            0.0,
+            is_causal,
+            attn_mask=mask,
+            scale=_scale(call),
+        )
+        return tuple(
+            one if one.shape == t.shape else one.reshape(t.shape)
+            for one, t in zip(found, tensors, strict=True)
+        )
     # Other devices keep what their own kernel needs in places of their own: run it again to have them.
     with torch.enable_grad():
         inputs = [t.detach().requires_grad_() for t in tensors]
@@ -109,22 +143,58 @@ def _exact_gradients(
         query, key, value = (
             t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in tensors
         )
-        score = ScaledDot(call.score.factor(key.shape[-1]))
-        plain = replace(call, query=query, key=key, value=value, score=score, return_weights=False)
-        output, _ = blockwise.run(plain)
+        output, _ = blockwise.run(_prepared(call, query, key, value))
         return torch.autograd.grad(output, (query, key, value), grad_output, create_graph=create_graph)
 
 
-_CPU_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_CPU_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_CPU_FORWARD = torch._scaled_dot_product_flash_attention_for_cpu  # type: ignore[attr-defined]
+_CPU_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
-def _cpu_settings(call: AttentionCall) -> dict[str, Any]:
-    """The arguments of the CPU's kernels beside the tensors."""
+def _on_cpu(call: AttentionCall, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The output in the shape of `query`; the same in four axes; the logarithm of each query's sum."""
+    mask, is_causal = _additive_mask(call)
+    fused, log_sums = _CPU_FORWARD(
+        _four_axes(query),
+        _four_axes(key),
+        _four_axes(value),
+        0.0,
+        is_causal,
+        attn_mask=mask,
+        scale=_scale(call),
+    )
+    output = fused if query.ndim == 4 else fused.view(query.shape)
+    if not _trusted(call, query, key, log_sums):
+        plain, _ = blockwise.run(_prepared(call, query, key, value))
+        doubtful = (log_sums == 0) | (log_sums == torch.inf)
+        output = torch.where(doubtful.reshape(*query.shape[:-1], 1), plain, output)
+    return output, fused, log_sums
+
+
+def _trusted(call: AttentionCall, query: Tensor, key: Tensor, log_sums: Tensor) -> bool:
+    """Whether the kernel's output is right: it answers zero not only to queries that may see nothing, but also to some
+    whose scores are not finite. Those have a sum of exactly 1 or of infinity."""
+    every = int(log_sums.count_nonzero()) == log_sums.numel()
+    if every and (call.bias is None or not log_sums.isposinf().any()):
+        return True
+    largest = query.detach().abs().amax() * key.detach().abs().amax() * _scale(call) * query.shape[-1]
+    return call.bias is None and bool(largest.isfinite())
+
+
+def _prepared(call: AttentionCall, query: Tensor, key: Tensor, value: Tensor) -> AttentionCall:
+    """The call with queries and keys that the score has prepared already."""
+    score = ScaledDot(call.score.factor(call.key.shape[-1]))
+    return replace(call, query=query, key=key, value=value, score=score, return_weights=False)
+
+
+def _additive_mask(call: AttentionCall) -> tuple[Tensor | None, bool]:
+    """The mask and bias as the CPU's kernels take them: numbers to add, and whether the causal flag is set."""
+    if call.mask is None and call.bias is None:
+        return None, False
     mask, is_causal = _mask_and_flag(call)
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros(mask.shape, dtype=call.query.dtype).masked_fill_(~mask, -torch.inf)
-    return {"dropout_p": 0.0, "is_causal": is_causal, "attn_mask": mask, "scale": _scale(call)}
+    return mask, is_causal
 
 
 def _attend(call: AttentionCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -137,25 +207,37 @@ def _attend(call: AttentionCall, query: Tensor, key: Tensor, value: Tensor) -> T
         mask,
         is_causal=is_causal,
         scale=_scale(call),
-        enable_gqa=call.groups > 1,
+        enable_gqa=True if call.groups > 1 else False,  # noqa: SIM210 (a compiler's symbol is no bool)
     )
     return output.reshape(*query.shape[:-1], value.shape[-1])
 
 
 def _scale(call: AttentionCall) -> float:
-    return call.score.factor(call.key.shape[-1]) / cast(Softmax, call.normalizer).temperature
+    factor = call.score.factor(call.key.shape[-1])
+    temperature = cast(Softmax, call.normalizer).temperature
+    return factor if temperature == 1.0 else factor / temperature
 
 
 def _is_flag(call: AttentionCall) -> bool:
     """Whether the mask is the one that PyTorch's kernels know by a flag (theirs is aligned at the start)."""
-    return type(call.mask) is Causal and call.bias is None and call.query.shape[-2] == call.key.shape[-2]
+    if type(call.mask) is not Causal or call.bias is not None:
+        return False
+    same = call.query.shape[-2] == call.key.shape[-2]
+    if not torch.compiler.is_compiling():
+        return same
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(same)
 
 
-def _mask_size(call: AttentionCall) -> int:
-    """How many elements of mask must be written out for this call."""
-    if call.mask is None or isinstance(call.mask, Dense) or _is_flag(call) or not call.mask.hides(call.grid):
-        return 0
-    return math.prod(call.mask.shape(call.grid))
+def _written_size(call: AttentionCall) -> int:
+    """How many elements of mask and bias must be written out for this call."""
+    size = 0
+    if call.mask is not None and not (isinstance(call.mask, Dense) or _is_flag(call)) and call.hides:
+        size = count(call.mask.shape(call.grid))
+    if call.bias is not None and not isinstance(call.bias, DenseBias):
+        size += count(call.bias.shape(call.grid))
+    return size
 
 
 def _mask_and_flag(call: AttentionCall) -> tuple[Tensor | None, bool]:
@@ -164,11 +246,13 @@ def _mask_and_flag(call: AttentionCall) -> tuple[Tensor | None, bool]:
         return None, True
     grid = call.grid
     shown: Tensor | None = None
-    if call.mask is not None and call.mask.hides(grid):
+    if call.mask is not None and call.hides:
         rows = slice(0, min(call.mask.shape(grid)[-2], grid.query_len))
         shown = call.mask.block(rows, slice(0, grid.key_len), grid)
     if call.bias is not None:
-        bias = call.bias.detach().to(call.query.dtype) / cast(Softmax, call.normalizer).temperature
+        rows, columns = slice(0, grid.query_len), slice(0, grid.key_len)
+        bias = call.bias.cut(rows, columns).block(rows, columns, grid).detach().to(call.query.dtype)
+        bias = bias / cast(Softmax, call.normalizer).temperature
         shown = bias if shown is None else bias.masked_fill(~shown, -torch.inf)
     if shown is None:
         return None, False
@@ -177,10 +261,6 @@ def _mask_and_flag(call: AttentionCall) -> tuple[Tensor | None, bool]:
     if shown.ndim > 4 or (shown.ndim > 2 and call.query.ndim > 4):
         shown = shown.expand(*call.query.shape[:-2], *shown.shape[-2:])
     return _four_axes(shown), False
-
-
-def _four_axes_of(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(_four_axes(tensor) for tensor in tensors)
 
 
 def _four_axes(tensor: Tensor) -> Tensor:
