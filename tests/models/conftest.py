@@ -27,6 +27,7 @@ TINY: dict[str, dict[str, Any]] = {
         "attention": "additive/sparsemax",
         "cross_attention": "cosine/softmax",
     },
+    "transformer-places": {"model": "transformer", "attention": "scaled_dot+rotary/softmax/alibi"},
     "transformer-window": {"model": "transformer", "attention": "scaled_dot/softmax/window-2"},
 }
 SIZES: dict[str, dict[str, Any]] = {

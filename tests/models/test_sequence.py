@@ -24,6 +24,7 @@ NAMES = [
     "transformer",
     "transformer-post",
     "transformer-additive",
+    "transformer-places",
     "transformer-window",
 ]
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -178,11 +179,38 @@ def test_tied_tables_are_one(tying):
             },
             "without a mask",
         ),
+        (
+            {
+                "model": "rnn",
+                "source_vocabulary": 9,
+                "target_vocabulary": 9,
+                "attention": "dot/softmax/alibi",
+            },
+            "without a bias",
+        ),
+        (
+            {
+                "model": "rnn",
+                "source_vocabulary": 9,
+                "target_vocabulary": 9,
+                "attention": "dot+rotary+softcap-30/softmax",
+            },
+            "without rotary positions",
+        ),
+        (
+            {"model": "rnn", "source_vocabulary": 9, "target_vocabulary": 9, "attention": "dot/monotonic"},
+            "must weigh each query by itself",
+        ),
     ],
 )
 def test_bad_settings_are_named(settings, said):
     with pytest.raises(UserError, match=said):
         build(settings)
+
+
+def test_the_source_is_looked_at_without_what_hangs_on_places():
+    settings = TransformerSettings(9, 9, attention="dot+rotary+softcap-30/sparsemax/window-2/alibi")
+    assert settings.over_source == "dot+softcap-30/sparsemax"
 
 
 def test_settings_survive_json():

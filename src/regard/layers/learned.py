@@ -2,22 +2,70 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from regard.attention.masks import Mask
-from regard.attention.mechanism import Mechanism
+from regard.attention.mechanism import Mechanism, normalizer_named, score_named
+from regard.attention.normalizers import Normalizer
 from regard.attention.operator import attend
-from regard.attention.scores import SCORES
+from regard.attention.parts import Part, named_tensors, tensors_of, with_tensors
+from regard.attention.scores import Score
 
-__all__ = ["LearnedMechanism"]
+__all__ = ["LearnedMechanism", "LearnedPart"]
+
+
+class LearnedPart(nn.Module):
+    """A score function, normaliser or bias whose tensors are parameters; calling it gives the part with them.
+
+    Example:
+        >>> import regard
+        >>> part = LearnedPart(regard.scores.Additive().learn(heads=2, size=4))
+        >>> [name for name, _ in part.named_parameters()], part().weight is part.weight
+        (['weight', 'bias'], True)
+    """
+
+    def __init__(self, part: Part) -> None:
+        super().__init__()
+        named = named_tensors(part)
+        for name, tensor in named.items():
+            if name in part.fixed:
+                self.register_buffer(name, tensor.detach())
+            else:
+                self.register_parameter(name, nn.Parameter(tensor.detach()))
+        self.names = tuple(named)
+        self.part = with_tensors(part, [tensor.to("meta") for tensor in named.values()])
+
+    def forward(self) -> Any:
+        """The part with its parameters as they are now."""
+        return (
+            with_tensors(self.part, [getattr(self, name) for name in self.names]) if self.names else self.part
+        )
+
+    def extra_repr(self) -> str:
+        return repr(self.part)
+
+
+def learned_score(score: Score | str, heads: int, size: int) -> LearnedPart:
+    """A score function that learns: from the tensors it was given, or from the values of its `learn`."""
+    score = score_named(score) if isinstance(score, str) else score
+    return LearnedPart(score if tensors_of(score) else score.learn(heads, size))
+
+
+def learned_normalizer(normalizer: Normalizer | str, heads: int) -> LearnedPart:
+    """A normaliser that learns: from the tensors it was given, or from the values of its `learn`."""
+    normalizer = normalizer_named(normalizer) if isinstance(normalizer, str) else normalizer
+    return LearnedPart(normalizer if tensors_of(normalizer) else normalizer.learn(heads))
 
 
 class LearnedMechanism(nn.Module):
     """`regard.attend` with one mechanism, owning the tensors that its score function learns.
 
     `mechanism` is spelt `score/normalizer[/mask]`; `size` is the size of one head's queries and keys. What the score
-    function learns starts from its `initial` values; dropout acts in training mode alone.
+    function, normaliser and bias learn starts from the values of their `learn`; dropout acts in training mode alone.
 
     Raises `ValueError` for a mechanism that does not exist.
 
@@ -29,12 +77,19 @@ class LearnedMechanism(nn.Module):
         (torch.Size([1, 2, 5, 8]), torch.Size([1, 2, 5, 5]))
     """
 
-    def __init__(self, mechanism: str, *, heads: int, size: int, dropout: float = 0.0) -> None:
+    def __init__(self, mechanism: str | Mechanism, *, heads: int, size: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.mechanism = Mechanism.parse(mechanism)
+        self.mechanism = Mechanism.parse(mechanism) if isinstance(mechanism, str) else mechanism
         self.dropout = dropout
-        initial = SCORES[self.mechanism.score].initial(heads, size)  # type: ignore[attr-defined]
-        self.learned = nn.ParameterDict({name: nn.Parameter(value) for name, value in initial.items()})
+        bias = self.mechanism.bias
+        self.score = learned_score(self.mechanism.score, heads, size)
+        self.normalizer = learned_normalizer(self.mechanism.normalizer, heads)
+        self.bias = None if bias is None else LearnedPart(bias.learn(heads))
+
+    @property
+    def coupled(self) -> bool:
+        """Whether the weights of a query depend on those of the queries before it."""
+        return self.mechanism.normalizer.coupled
 
     def forward(
         self,
@@ -44,24 +99,30 @@ class LearnedMechanism(nn.Module):
         mask: Mask | Tensor | None = None,
         *,
         return_weights: bool = False,
+        previous: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The output and, when asked for, the weights, as `regard.attend` gives them.
 
-        A query sees what both `mask` and the mechanism's own mask show.
+        A query sees what both `mask` and the mechanism's own mask show. `previous`, for a mechanism that is `coupled`,
+        is the last row of weights of the call before this one.
 
         *Shape:* query `(..., heads, query_len, size)`, key `(..., heads, key_len, size)`, value
-        `(..., heads, key_len, value_size)` -> `(..., heads, query_len, value_size)` and, when asked for,
-        `(..., heads, query_len, key_len)`. Raises what `regard.attend` does.
+        `(..., heads, key_len, value_size)`, previous `(..., heads, key_len)` -> `(..., heads, query_len, value_size)`
+        and, when asked for, `(..., heads, query_len, key_len)`. Raises what `regard.attend` does.
         """
         if self.mechanism.mask is not None:
             mask = self.mechanism.mask if mask is None else self.mechanism.mask & mask
+        normalizer = self.normalizer() if self.training else self.normalizer().settled()
+        if previous is not None:
+            normalizer = normalizer.after(previous)
         found = attend(
             query,
             key,
             value,
-            score=SCORES[self.mechanism.score](**dict(self.learned.items())),
-            normalizer=self.mechanism.normalizer,
+            score=self.score(),
+            normalizer=normalizer,
             mask=mask,
+            bias=None if self.bias is None else self.bias(),
             dropout=self.dropout if self.training else 0.0,
             return_weights=return_weights,
         )
@@ -81,12 +142,12 @@ def join_heads(tensor: Tensor) -> Tensor:
     return tensor.transpose(1, 2).flatten(2)
 
 
-def check_heads(size: int, heads: int) -> None:
-    """Raise `ValueError` unless `size` can be divided among `heads`."""
-    if heads < 1 or size % heads:
-        raise ValueError(f"size must be a multiple of heads: size is {size}, heads is {heads}")
-
-
 def visible(lengths: Tensor, key_len: int) -> Tensor:
     """True at the keys inside each sequence. *Shape:* `(batch,)` -> `(batch, 1, 1, key_len)`."""
     return (torch.arange(key_len, device=lengths.device) < lengths[:, None])[:, None, None]
+
+
+def uniform(variance: float, *shape: int) -> Tensor:
+    """First values around zero with a variance."""
+    bound = math.sqrt(3 * variance)
+    return torch.empty(shape).uniform_(-bound, bound)

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from regard.layers.learned import LearnedMechanism, check_heads, join_heads, split_heads, visible
+from regard.attention.mechanism import Mechanism
+from regard.layers.checks import check_batch, check_heads, check_lengths, check_sequence, check_sizes
+from regard.layers.learned import LearnedMechanism, join_heads, split_heads, visible
 
-__all__ = ["CrossAttention", "Memory", "MemoryAttention"]
+__all__ = ["CrossAttention", "Memory", "MemoryAttention", "Projections"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +32,75 @@ class Memory:
         """
         return Memory(self.key[rows], self.value[rows], self.mask[rows])
 
+    @property
+    def batch(self) -> int:
+        """How many sequences there are."""
+        return self.key.shape[0]
 
-class MemoryAttention(nn.Module):
+
+class Projections(nn.Module):
+    """Queries and a memory, projected to where they can be compared: what all looks at a memory have in common.
+
+    *Shape:* query `(batch, query_len, query_size)`, memory `(batch, memory_len, memory_size)`; `attention_size`, that
+    of all heads' keys together, is `memory_size` when not given. Raises `ValueError` for sizes below 1 and sizes that
+    the heads cannot share evenly.
+    """
+
+    def __init__(
+        self, query_size: int, memory_size: int, attention_size: int | None = None, heads: int = 1
+    ) -> None:
+        super().__init__()
+        size = memory_size if attention_size is None else attention_size
+        check_sizes(query_size=query_size, memory_size=memory_size, attention_size=size)
+        check_heads(size, heads)
+        check_heads(memory_size, heads)
+        self.query_size, self.memory_size, self.attention_size = query_size, memory_size, size
+        self.heads = heads
+        self.query = nn.Linear(query_size, size, bias=False)
+        self.key = nn.Linear(memory_size, size, bias=False)
+        self.value = nn.Identity() if heads == 1 else nn.Linear(memory_size, memory_size)
+
+    def prepare(self, memory: Tensor, lengths: Tensor) -> Memory:
+        """Project the memory once, for all queries to come.
+
+        *Shape:* memory `(batch, memory_len, memory_size)`, lengths `(batch,)` of whole numbers. Raises `TypeError` or
+        `ValueError` for others.
+        """
+        check_sequence("memory", memory, self.memory_size, ("batch", "memory_len"))
+        check_lengths("lengths", lengths, memory.shape[0])
+        return Memory(
+            split_heads(self.key(memory), self.heads),
+            split_heads(self.value(memory), self.heads),
+            visible(lengths, memory.shape[1]),
+        )
+
+    def project(self, query: Tensor, memory: Memory) -> Tensor:
+        """The queries as they are compared with the keys of `memory`.
+
+        *Shape:* `(batch, query_len, query_size)` -> `(batch, heads, query_len, attention_size / heads)`. Raises
+        `TypeError` or `ValueError` for another query.
+        """
+        check_sequence("query", query, self.query_size, ("batch", "query_len"))
+        check_batch("query", query, "memory", memory.batch)
+        return split_heads(self.query(query), self.heads)
+
+
+class MemoryAttention(Projections):
     r"""A recurrent decoder's look at the encoder's states.
 
     $$c_i = \sum_j w_{ij} h_j, \qquad w_i = \mathrm{normalizer}_j\bigl(\mathrm{score}(W_q s_i, W_k h_j)\bigr)$$
 
     With one head the values are the memory itself, as in Bahdanau et al. 2015, appendix A.1.2, and Luong et al.
     2015, section 3.1; with several, each head has its own projection of it (Vaswani et al. 2017, section 3.2.2).
+    Every call begins anew: places are aligned at its last query, and a `monotonic` reader sets out at the first key
+    (`MonotonicAttention` goes on).
 
     *Shape:* query `(batch, query_len, query_size)`, memory `(batch, memory_len, memory_size)` ->
     `(batch, query_len, memory_size)`. `attention_size`, that of all heads' keys together, is `memory_size` when not
     given.
 
-    Raises `ValueError` for a mechanism that does not exist, and for sizes that the heads cannot share evenly.
+    Raises `ValueError` for a mechanism that does not exist, for sizes below 1, and for sizes that the heads cannot
+    share evenly.
 
     Example:
         >>> import torch
@@ -56,7 +113,7 @@ class MemoryAttention(nn.Module):
 
     def __init__(
         self,
-        mechanism: str,
+        mechanism: str | Mechanism,
         query_size: int,
         memory_size: int,
         *,
@@ -64,26 +121,9 @@ class MemoryAttention(nn.Module):
         heads: int = 1,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        size = memory_size if attention_size is None else attention_size
-        check_heads(size, heads)
-        check_heads(memory_size, heads)
-        self.heads = heads
-        self.query = nn.Linear(query_size, size, bias=False)
-        self.key = nn.Linear(memory_size, size, bias=False)
-        self.value = nn.Identity() if heads == 1 else nn.Linear(memory_size, memory_size)
-        self.look = LearnedMechanism(mechanism, heads=heads, size=size // heads, dropout=dropout)
-
-    def prepare(self, memory: Tensor, lengths: Tensor) -> Memory:
-        """Project the memory once, for all queries to come.
-
-        *Shape:* memory `(batch, memory_len, memory_size)`, lengths `(batch,)` of whole numbers.
-        """
-        return Memory(
-            split_heads(self.key(memory), self.heads),
-            split_heads(self.value(memory), self.heads),
-            visible(lengths, memory.shape[1]),
-        )
+        super().__init__(query_size, memory_size, attention_size, heads)
+        size = self.attention_size // heads
+        self.look = LearnedMechanism(mechanism, heads=heads, size=size, dropout=dropout)
 
     def forward(
         self, query: Tensor, memory: Memory, return_weights: bool = False
@@ -91,11 +131,10 @@ class MemoryAttention(nn.Module):
         """Look once for each query.
 
         *Shape:* query `(batch, query_len, query_size)` -> `(batch, query_len, memory_size)`, and weights
-        `(batch, heads, query_len, memory_len)` when asked for.
+        `(batch, heads, query_len, memory_len)` when asked for. Raises `TypeError` or `ValueError` for another query.
         """
-        heads = split_heads(self.query(query), self.heads)
         output, weights = self.look(
-            heads, memory.key, memory.value, memory.mask, return_weights=return_weights
+            self.project(query, memory), memory.key, memory.value, memory.mask, return_weights=return_weights
         )
         return join_heads(output), weights
 
@@ -129,24 +168,29 @@ class CrossAttention(nn.Module):
         self,
         size: int,
         heads: int,
-        mechanism: str = "scaled_dot/softmax",
+        mechanism: str | Mechanism = "scaled_dot/softmax",
         *,
         memory_size: int | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.size, self.heads = size, heads
+        self.memory_size = size if memory_size is None else memory_size
+        check_sizes(size=size, memory_size=self.memory_size)
         check_heads(size, heads)
-        self.heads = heads
         self.query = nn.Linear(size, size)
-        self.key_value = nn.Linear(size if memory_size is None else memory_size, 2 * size)
+        self.key_value = nn.Linear(self.memory_size, 2 * size)
         self.output = nn.Linear(size, size)
         self.look = LearnedMechanism(mechanism, heads=heads, size=size // heads, dropout=dropout)
 
     def prepare(self, memory: Tensor, lengths: Tensor) -> Memory:
         """Project the memory once, for all queries to come.
 
-        *Shape:* memory `(batch, memory_len, memory_size)`, lengths `(batch,)` of whole numbers.
+        *Shape:* memory `(batch, memory_len, memory_size)`, lengths `(batch,)` of whole numbers. Raises `TypeError` or
+        `ValueError` for others.
         """
+        check_sequence("memory", memory, self.memory_size, ("batch", "memory_len"))
+        check_lengths("lengths", lengths, memory.shape[0])
         key, value = self.key_value(memory).chunk(2, dim=-1)
         return Memory(
             split_heads(key, self.heads), split_heads(value, self.heads), visible(lengths, memory.shape[1])
@@ -155,7 +199,13 @@ class CrossAttention(nn.Module):
     def forward(
         self, query: Tensor, memory: Memory, return_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """*Shape:* `(batch, query_len, size)` -> the same, and weights `(batch, heads, query_len, memory_len)`."""
+        """Look once for each query.
+
+        *Shape:* `(batch, query_len, size)` -> the same, and weights `(batch, heads, query_len, memory_len)` when asked
+        for. Raises `TypeError` or `ValueError` for another query.
+        """
+        check_sequence("query", query, self.size, ("batch", "query_len"))
+        check_batch("query", query, "memory", memory.batch)
         heads = split_heads(self.query(query), self.heads)
         output, weights = self.look(
             heads, memory.key, memory.value, memory.mask, return_weights=return_weights

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from regard.attention.masks import Mask
-from regard.layers.learned import LearnedMechanism, check_heads, join_heads, split_heads
+from regard.attention.mechanism import Mechanism
+from regard.layers.cache import Cache
+from regard.layers.checks import check_heads, check_sequence, check_sizes
+from regard.layers.learned import LearnedMechanism, join_heads, split_heads
 
-__all__ = ["Cache", "SelfAttention"]
-
-
-@dataclass(frozen=True, slots=True)
-class Cache:
-    """The keys and values of the places seen so far. *Shape:* both `(batch, heads, length, size)`."""
-
-    key: Tensor
-    value: Tensor
-
-    def select(self, rows: Tensor) -> Cache:
-        """The cache of some rows of the batch, in the order and as often as `rows` names them.
-
-        *Shape:* rows `(new_batch,)` int64.
-        """
-        return Cache(self.key[rows], self.value[rows])
+__all__ = ["SelfAttention"]
 
 
 class SelfAttention(nn.Module):
@@ -52,11 +39,17 @@ class SelfAttention(nn.Module):
     """
 
     def __init__(
-        self, size: int, heads: int, mechanism: str = "scaled_dot/softmax", *, dropout: float = 0.0
+        self,
+        size: int,
+        heads: int,
+        mechanism: str | Mechanism = "scaled_dot/softmax",
+        *,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_sizes(size=size)
         check_heads(size, heads)
-        self.heads = heads
+        self.size, self.heads = size, heads
         self.query_key_value = nn.Linear(size, 3 * size)
         self.output = nn.Linear(size, size)
         self.look = LearnedMechanism(mechanism, heads=heads, size=size // heads, dropout=dropout)
@@ -72,12 +65,22 @@ class SelfAttention(nn.Module):
         """Attend, after the places in `cache` if there are any; the returned cache has the new ones too.
 
         *Shape:* sequence `(batch, length, size)` -> the same; weights `(batch, heads, length, cached + length)`; a
-        boolean mask broadcastable to that, True where the query may look. Raises what `regard.attend` does.
+        boolean mask broadcastable to that, True where the query may look. Raises what `regard.attend` does, and
+        `TypeError` or `ValueError` for a sequence or cache of another shape.
         """
+        check_sequence("sequence", sequence, self.size)
         query, key, value = (
             split_heads(t, self.heads) for t in self.query_key_value(sequence).chunk(3, dim=-1)
         )
-        if cache is not None:
-            key, value = torch.cat([cache.key, key], dim=2), torch.cat([cache.value, value], dim=2)
-        output, weights = self.look(query, key, value, mask, return_weights=return_weights)
-        return self.output(join_heads(output)), weights, Cache(key, value)
+        cache = Cache(key, value) if cache is None else cache.append(key, value)
+        output, weights = self.look(
+            query,
+            cache.key,
+            cache.value,
+            mask,
+            return_weights=return_weights or self.look.coupled,
+            previous=cache.stopped,
+        )
+        if self.look.coupled and weights is not None and weights.shape[2]:
+            cache = replace(cache, stopped=weights[:, :, -1])
+        return self.output(join_heads(output)), weights if return_weights else None, cache

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from regard.attention.mechanism import Mechanism
+from regard.attention.scores import Modifier, Score
+from regard.attention.scores.rotary import Rotary, Rotary2D
 from regard.errors import UserError
 
 
@@ -36,13 +38,31 @@ def heads_divide(settings: object, field: str) -> None:
 
 
 def mechanism(field: str, spelling: str, *, over_source: bool) -> None:
-    """A mechanism that exists; over a source, which has places of its own, one without a mask by place."""
+    """A mechanism that exists and needs no other query; over a source, which has places of its own, one without masks
+    and positions by place."""
     try:
         parsed = Mechanism.parse(spelling)
     except ValueError as error:
         raise UserError(f"{field}: {error}") from None
-    if over_source and parsed.mask is not None:
+    if parsed.normalizer.coupled:
         raise UserError(
-            f"{field} must be score/normalizer without a mask where a target looks at a source, whose places "
-            f"are not its own; got {spelling!r}"
+            f"{field} must weigh each query by itself, for a model writes one token at a time; got {spelling!r}"
         )
+    found = {
+        "a mask": parsed.mask is not None,
+        "a bias": parsed.bias is not None,
+        "rotary positions": _turned(parsed.score),
+    }
+    for what, there in found.items():
+        if over_source and there:
+            raise UserError(
+                f"{field} must be score/normalizer without {what} where a target looks at a source, whose places "
+                f"are not its own; got {spelling!r}"
+            )
+
+
+def _turned(score: Score) -> bool:
+    """Whether a score turns queries and keys by their places."""
+    if isinstance(score, Rotary | Rotary2D):
+        return True
+    return isinstance(score, Modifier) and _turned(score.score)

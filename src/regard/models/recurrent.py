@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from regard.models.dropout import Dropout
+from regard.layers.dropout import Dropout
 
 Hidden = tuple[Tensor, ...]
 """The state of a cell: `(h,)` of a GRU, `(h, c)` of an LSTM, each `(batch, size)`; `h` is what others see."""

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from regard.errors import UserError
 from regard.layers import MemoryAttention
+from regard.layers.dropout import Dropout
 from regard.models import checks
-from regard.models.dropout import Dropout
 from regard.models.embeddings import Embeddings, Tying
 from regard.models.recurrent import CELLS, RecurrentEncoder
 from regard.models.sequence import SequenceToSequence, sentences_to_select

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from regard.attention import masks
 from regard.errors import UserError
-from regard.layers import Cache, CrossAttention, Memory, SelfAttention
+from regard.layers import Cache, Memory, TransformerDecoderLayer, TransformerEncoderLayer
+from regard.layers.dropout import Dropout
 from regard.models import checks
-from regard.models.dropout import Dropout
 from regard.models.embeddings import Embeddings, Tying
 from regard.models.positions import POSITIONS
 from regard.models.sequence import SequenceToSequence, sentences_to_select
@@ -33,7 +32,8 @@ class TransformerSettings:
     attention: str = "scaled_dot/softmax"
     """The mechanism of every layer, spelt `score/normalizer[/mask]`."""
     cross_attention: str = ""
-    """The mechanism with which the decoder looks at the source; by default `attention`, without its mask."""
+    """The mechanism with which the decoder looks at the source; by default `attention`, without its masks, biases and
+    rotary positions."""
     dropout: float = 0.1
     """Of the embeddings and of what each block adds."""
     attention_dropout: float = 0.0
@@ -65,98 +65,9 @@ class TransformerSettings:
     @property
     def over_source(self) -> str:
         """The mechanism with which the decoder looks at the source."""
-        return self.cross_attention or "/".join(self.attention.split("/")[:2])
-
-
-class Residual(nn.Module):
-    """The bracket around every block: normalise, drop, add."""
-
-    def __init__(self, settings: TransformerSettings) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(settings.size)
-        self.dropout = Dropout(settings.dropout)
-        self.pre = settings.pre_norm
-
-    def before(self, sequence: Tensor) -> Tensor:
-        """What the block reads."""
-        return self.norm(sequence) if self.pre else sequence
-
-    def after(self, sequence: Tensor, written: Tensor) -> Tensor:
-        """The sequence with what the block has written."""
-        total = self.dropout.add(sequence, written)
-        return total if self.pre else self.norm(total)
-
-
-class FeedForward(nn.Module):
-    """`W2 relu(W1 x)`, place by place (Vaswani et al. 2017, section 3.3)."""
-
-    def __init__(self, size: int, inner: int) -> None:
-        super().__init__()
-        self.widen = nn.Linear(size, inner)
-        self.narrow = nn.Linear(inner, size)
-
-    def forward(self, sequence: Tensor) -> Tensor:
-        """*Shape*: `(..., size)`, unchanged."""
-        return self.narrow(functional.relu(self.widen(sequence)))
-
-
-class EncoderLayer(nn.Module):
-    """Look at the sentence itself, then think about each place."""
-
-    def __init__(self, settings: TransformerSettings) -> None:
-        super().__init__()
-        self.attention = SelfAttention(
-            settings.size, settings.heads, settings.attention, dropout=settings.attention_dropout
-        )
-        self.feed_forward = FeedForward(settings.size, settings.ffn_size)
-        self.around_attention = Residual(settings)
-        self.around_feed_forward = Residual(settings)
-
-    def forward(self, sequence: Tensor, mask: masks.Mask) -> Tensor:
-        """*Shape*: sequence `(batch, source_len, size)`, unchanged; mask: True at words."""
-        written, _, _ = self.attention(self.around_attention.before(sequence), mask)
-        sequence = self.around_attention.after(sequence, written)
-        around = self.around_feed_forward
-        return around.after(sequence, self.feed_forward(around.before(sequence)))
-
-
-class DecoderLayer(nn.Module):
-    """Look at what is written, look at the source, then think about each place."""
-
-    def __init__(self, settings: TransformerSettings) -> None:
-        super().__init__()
-        self.attention = SelfAttention(
-            settings.size, settings.heads, settings.attention, dropout=settings.attention_dropout
-        )
-        self.cross_attention = CrossAttention(
-            settings.size,
-            settings.heads,
-            settings.over_source,
-            dropout=settings.attention_dropout,
-        )
-        self.feed_forward = FeedForward(settings.size, settings.ffn_size)
-        self.around_attention = Residual(settings)
-        self.around_cross_attention = Residual(settings)
-        self.around_feed_forward = Residual(settings)
-
-    def forward(
-        self, sequence: Tensor, memory: Memory, cache: Cache | None, width: int, return_weights: bool
-    ) -> tuple[Tensor, Cache, Tensor | None]:
-        """Also return the cache with what is new, and the weights if asked for.
-
-        *Shape*: sequence `(batch * width, target_len, size)`, unchanged; the weights `(batch, heads, width *
-        target_len, source_len)`.
-        """
-        around = self.around_attention
-        written, _, cache = self.attention(around.before(sequence), masks.causal(), cache)
-        sequence = around.after(sequence, written)
-        around = self.around_cross_attention
-        query = around.before(sequence)
-        grouped = query.reshape(-1, width * query.shape[1], query.shape[2])
-        written, weights = self.cross_attention(grouped, memory, return_weights)
-        sequence = around.after(sequence, written.reshape(sequence.shape))
-        around = self.around_feed_forward
-        return around.after(sequence, self.feed_forward(around.before(sequence))), cache, weights
+        score, normalizer = self.attention.split("/")[:2]
+        unturned = "+".join(word for word in score.split("+") if not word.startswith("rotary"))
+        return self.cross_attention or f"{unturned}/{normalizer}"
 
 
 @dataclass(frozen=True)
@@ -207,8 +118,19 @@ class TransformerSeq2Seq(SequenceToSequence[TransformerState]):
             std=settings.size**-0.5,
         )
         self.positions = POSITIONS[settings.positions](settings.size, settings.longest)
-        self.encoder = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.decoder_layers))
+        shape = settings.size, settings.heads, settings.ffn_size, settings.attention
+        how: dict[str, Any] = {
+            "norm": "pre" if settings.pre_norm else "post",
+            "dropout": settings.dropout,
+            "attention_dropout": settings.attention_dropout,
+        }
+        self.encoder = nn.ModuleList(
+            TransformerEncoderLayer(*shape, **how) for _ in range(settings.encoder_layers)
+        )
+        self.decoder = nn.ModuleList(
+            TransformerDecoderLayer(*shape, cross_mechanism=settings.over_source, **how)
+            for _ in range(settings.decoder_layers)
+        )
         self.encoder_norm = nn.LayerNorm(settings.size) if settings.pre_norm else nn.Identity()
         self.decoder_norm = nn.LayerNorm(settings.size) if settings.pre_norm else nn.Identity()
         self.dropout = Dropout(settings.dropout)
@@ -235,11 +157,10 @@ class TransformerSeq2Seq(SequenceToSequence[TransformerState]):
         sequence = self.dropout(sequence)
         mask = masks.padding(source_lengths)
         for layer in self.encoder:
-            sequence = layer(sequence, mask)
+            sequence, _ = layer(sequence, mask)
         memory = self.encoder_norm(sequence)
         memories = tuple(
-            cast(DecoderLayer, layer).cross_attention.prepare(memory, source_lengths)
-            for layer in self.decoder
+            cast(TransformerDecoderLayer, layer).prepare(memory, source_lengths) for layer in self.decoder
         )
         return TransformerState(memories, (None,) * len(memories))
 
@@ -254,7 +175,9 @@ class TransformerSeq2Seq(SequenceToSequence[TransformerState]):
         for number, (layer, memory, before) in enumerate(
             zip(self.decoder, state.memories, state.caches, strict=True)
         ):
-            sequence, cache, weights = layer(sequence, memory, before, state.width, number >= silent)
+            sequence, weights, cache = layer(
+                sequence, memory, before, width=state.width, return_weights=number >= silent
+            )
             caches.append(cache)
             if weights is not None:
                 seen.append(weights)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.layers import MemoryAttention
-from regard.models.dropout import Dropout
+from regard.layers.dropout import Dropout
 from regard.models.recurrent import CELLS, Hidden, project
 
 

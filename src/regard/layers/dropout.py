@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+__all__ = ["Dropout"]
+
 
 class Dropout(nn.Module):
     """Zero each element with probability `rate` and scale the rest so that the mean is kept (Srivastava et
@@ -15,7 +17,7 @@ class Dropout(nn.Module):
     decides four elements, by 16 of its bits each: five times as fast. `rate` is rounded to a multiple of
     1/65536, and the scale with it, so that the mean is kept exactly; elements stay independent of each other.
 
-    *Shape*: any, unchanged.
+    *Shape:* any, unchanged. Raises `ValueError` unless `rate` is at least 0 and below 1.
 
     Example:
         >>> Dropout(0.5).eval()(torch.ones(2)).tolist()
@@ -47,7 +49,7 @@ class Dropout(nn.Module):
         return 65536 / (65536 - self.dropped)
 
     def _draw(self, input: Tensor) -> Tensor:
-        """One where an element is kept, zero where it is dropped.  *Shape*: that of input."""
+        """One where an element is kept, zero where it is dropped.  *Shape:* that of input."""
         count = input.numel()
         draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         kept = torch.empty(input.shape, dtype=input.dtype)

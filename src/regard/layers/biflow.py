@@ -1,0 +1,81 @@
+"""Attention of two sequences over each other."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from regard.attention.masks import padding
+from regard.attention.operator import attend
+from regard.attention.scores import Linear
+from regard.layers.checks import check_batch, check_lengths, check_sequence, check_sizes
+from regard.layers.learned import LearnedPart, uniform
+
+__all__ = ["BidirectionalAttentionFlow"]
+
+
+class BidirectionalAttentionFlow(nn.Module):
+    r"""A text beside what it finds in a question, and what the question finds in it.
+
+    $$g_t = [h_t;\ \tilde u_t;\ h_t \odot \tilde u_t;\ h_t \odot \tilde h], \qquad
+    s_{tj} = w^\top [h_t;\ u_j;\ h_t \odot u_j] + b$$
+
+    $$\tilde u_t = \sum_j \mathrm{softmax}_j(s_{tj})\, u_j, \qquad
+    \tilde h = \sum_t \mathrm{softmax}_t\bigl(\max_j s_{tj}\bigr)\, h_t$$
+
+    Neither the `(context_len, query_len, 3 * size)` features nor, on long texts, all the scores are ever held: memory
+    grows linearly with both lengths. Places past a length are neither looked at nor looked for: $g$ is zero there.
+
+    *Shape:* context ($h$) `(batch, context_len, size)`, query ($u$) `(batch, query_len, size)`, both lengths `(batch,)`
+    -> `(batch, context_len, 4 * size)`.
+
+    Raises `ValueError` unless `size` is at least 1.
+
+    Example:
+        >>> flow = BidirectionalAttentionFlow(8)
+        >>> context, query = torch.randn(2, 7, 8), torch.randn(2, 3, 8)
+        >>> output, _ = flow(context, torch.tensor([7, 4]), query, torch.tensor([3, 2]))
+        >>> output.shape
+        torch.Size([2, 7, 32])
+
+    Seo et al. 2017, section 2, "Attention flow layer", equations 1 and 2, without the bias, which softmax cannot see.
+    allennlp builds it from its `LinearMatrixAttention`, which holds all scores, and masks by adding to them.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        check_sizes(size=size)
+        self.size = size
+        self.score = LearnedPart(Linear(uniform(1 / (3 * size), 3 * size)))
+
+    def forward(
+        self,
+        context: Tensor,
+        context_lengths: Tensor,
+        query: Tensor,
+        query_lengths: Tensor,
+        return_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The text with what it finds and, when asked for, where each place looks in the question.
+
+        *Shape:* the flow `(batch, context_len, 4 * size)`, weights `(batch, context_len, query_len)`. Raises
+        `TypeError` or `ValueError` for tensors of other shapes than the class says.
+        """
+        check_sequence("context", context, self.size, ("batch", "context_len"))
+        check_sequence("query", query, self.size, ("batch", "query_len"))
+        check_batch("query", query, "context", context.shape[0])
+        check_lengths("context_lengths", context_lengths, context.shape[0])
+        check_lengths("query_lengths", query_lengths, context.shape[0])
+        score, words, places = self.score(), padding(query_lengths), padding(context_lengths)
+        looked = attend(context, query, query, score=score, mask=words, return_weights=return_weights)
+        found, weights = looked if isinstance(looked, tuple) else (looked, None)
+        best = cast(Tensor, attend(context, query, query, score=score, normalizer="hardmax", mask=words))
+        # The score of each place with its best word is the largest of its scores, and has that one's gradient.
+        largest = score.compare(*score.prepare(context.unsqueeze(-2), best.unsqueeze(-2))).squeeze(-1)
+        one = torch.ones_like(largest[:, :1])
+        whole = cast(Tensor, attend(one, largest, context, score="dot", mask=places))
+        inside = torch.arange(context.shape[1], device=context.device) < context_lengths[:, None]
+        flow = torch.cat([context, found, context * found, context * whole], dim=-1)
+        return flow.masked_fill(~inside.unsqueeze(-1), 0.0), weights
