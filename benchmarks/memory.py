@@ -16,18 +16,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import regard
 from benchmarks import formulas
 from benchmarks.harness import Machine, Report, Row, Spread, command
-from regard.attention.scores import SCORES
+from regard.attention.biases import BIASES
+from regard.attention.masks import MASKS, Mask
+from regard.attention.normalizers import NORMALIZERS
+from regard.attention.scores import MODIFIERS, SCORES
+from regard.layers import LearnedMechanism
 
-HEADS, SIZE = 4, 32
-LENGTHS = (1024, 2048, 4096, 8192)
+HEADS, SIZE = 1, 16
+LENGTHS = (1024, 4096, 16384)
+EDGES = 8
+"""How many edges each node of the graph has."""
 PEER = "the formula in plain PyTorch"
-PEER_LONGEST = 4096
 COPIES = 4
 """How many tensors of its largest size the plain formula holds at once, roughly: to know what cannot fit."""
+
+
+def mechanisms() -> list[str]:
+    """Every score and modifier under softmax, every normaliser with a product and with a score that is none, every mask
+    and bias; a word in capitals stands for a mask made for the length."""
+    numbers = {"location": f"location-{LENGTHS[-1]}", "relative": "relative-64"}
+    masks = {"window": "window-64", "dilated": "dilated-64-2", "prefix": "prefix-100"}
+    scores = [f"{numbers.get(name, name)}/softmax" for name in SCORES]
+    modified = [f"scaled_dot+{name}/softmax" for name in MODIFIERS if name != "rotary_2d"]
+    weighed = [f"{score}/{name}" for score in ("scaled_dot", "dot+softcap") for name in NORMALIZERS]
+    masked = [f"scaled_dot/sparsemax/{masks.get(name, name)}" for name in MASKS if name != "neighbourhood"]
+    made = [
+        f"scaled_dot/sparsemax/{name}"
+        for name in ("PADDING", "DOCUMENTS", "EDGES", "NEIGHBOURHOOD", "BLOCKS")
+    ]
+    added = [f"scaled_dot/softmax/{numbers.get(name, name)}" for name in BIASES if name != "relative_2d"]
+    found = [*scores, "scaled_dot/softmax/causal", *modified, *weighed, *masked, *made, *added]
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -36,7 +60,7 @@ class Call:
 
     way: str
     """"regard" or "formula"."""
-    score: str
+    mechanism: str
     length: int
 
 
@@ -44,35 +68,50 @@ def measure(call: Call) -> float:
     """Run the call in this process, once; return MiB."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    _run(call.way, call.score, 16)  # loads the code that the call needs
-    tensors, learned = _inputs(call.score, call.length)
+    small = Call(call.way, call.mechanism, 16)
+    _attend(small, *_inputs(small)).sum().backward()  # loads the code that the call needs
+    tensors, look, mask = _inputs(call)
     gradient = torch.randn(1, HEADS, call.length, SIZE)
     _forget_peak()
     before = _resident("VmRSS")
-    output = _attend(call.way, call.score, tensors, learned)
+    output = _attend(call, tensors, look, mask)
     output.backward(gradient)
-    returned = sum(t.numel() * t.element_size() for t in (output, *tensors, *learned.values()))
+    returned = sum(t.numel() * t.element_size() for t in (output, *tensors, *look.parameters()))
     return (_resident("VmHWM") - before - returned) / 2**20
 
 
-def _inputs(score: str, length: int) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-    tensors = [torch.randn(1, HEADS, length, SIZE).requires_grad_() for _ in range(3)]
-    learned = {name: t.requires_grad_() for name, t in SCORES[score].initial(HEADS, SIZE).items()}  # type: ignore[attr-defined]
-    return tensors, learned
+def _inputs(call: Call) -> tuple[list[Tensor], LearnedMechanism, Mask | None]:
+    tensors = [torch.randn(1, HEADS, call.length, SIZE).requires_grad_() for _ in range(3)]
+    parts = call.mechanism.split("/")
+    spelt = "/".join(part for part in parts if not part.isupper())
+    made = [_mask(part, call.length) for part in parts if part.isupper()]
+    return tensors, LearnedMechanism(spelt, heads=HEADS, size=SIZE), made[0] if made else None
 
 
-def _attend(
-    way: str, score: str, tensors: list[torch.Tensor], learned: dict[str, torch.Tensor]
-) -> torch.Tensor:
-    query, key, value = tensors
-    if way == "formula":
-        return formulas.attend(query, key, value, score, "softmax", **learned)
-    return regard.attend(query, key, value, score=SCORES[score](**learned))
+def _mask(name: str, length: int) -> Mask:
+    """The mask of this name for so many places."""
+    generator, side = torch.Generator().manual_seed(0), int(length**0.5)
+    offsets = torch.arange(0, length + 1, max(length // 16, 1))
+    ends = torch.arange(length).repeat(EDGES)
+    starts = torch.randint(length, (EDGES * length,), generator=generator)
+    layout = torch.eye(16, dtype=torch.bool)
+    made = {
+        "PADDING": lambda: regard.masks.padding(torch.tensor([length - length // 4])),
+        "DOCUMENTS": lambda: regard.masks.documents(offsets, mask=regard.masks.causal()),
+        "EDGES": lambda: regard.masks.edges(torch.stack([starts, ends])),
+        "NEIGHBOURHOOD": lambda: regard.masks.neighbourhood(side, length // side, 3),
+        "BLOCKS": lambda: regard.masks.blocks(layout, max(length // 16, 1)),
+    }
+    return made[name]()
 
 
-def _run(way: str, score: str, length: int) -> None:
-    output = _attend(way, score, *_inputs(score, length))
-    output.backward(torch.ones_like(output))
+def _attend(call: Call, tensors: list[Tensor], look: LearnedMechanism, mask: Mask | None) -> Tensor:
+    if call.way == "formula":
+        score, normalizer = call.mechanism.split("/")
+        learned = dict(look.score.named_parameters())
+        return formulas.attend(*tensors, score, normalizer, **learned)
+    output, _ = look(*tensors, mask)
+    return output
 
 
 def _forget_peak() -> None:
@@ -93,36 +132,37 @@ def _resident(name: str) -> int:
 
 
 def _in_fresh_process(call: Call) -> float:
-    arguments = ["--one", call.way, call.score, str(call.length)]
+    arguments = ["--one", call.way, call.mechanism, str(call.length)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.memory", *arguments],
         check=True,
         capture_output=True,
         text=True,
     )
-    return float(json.loads(done.stdout))
+    return max(float(json.loads(done.stdout)), 0.01)
 
 
-def _fits(score: str, length: int) -> bool:
+def _fits(mechanism: str, length: int) -> bool:
     """Whether the plain formula's tensors fit into half the memory that is free."""
-    needed = COPIES * HEADS * length**2 * SCORES[score]().width(SIZE) * 4
+    width = SCORES[mechanism.split("/")[0]]().width(SIZE)
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
-        return needed < 4 * 2**30
+        return COPIES * HEADS * length**2 * width * 4 < 4 * 2**30
     line = next(
         li for li in meminfo.read_text(encoding="ascii").splitlines() if li.startswith("MemAvailable")
     )
-    return needed < int(line.split()[1]) * 1024 / 2
+    return COPIES * HEADS * length**2 * width * 4 < int(line.split()[1]) * 1024 / 2
 
 
-def _rows(score: str, lengths: tuple[int, ...]) -> list[Row]:
-    rows, last = [], 0.0
+def _rows(mechanism: str, lengths: tuple[int, ...]) -> list[Row]:
+    rows, last, score = [], 0.0, mechanism.split("/")[0]
     for length in lengths:
-        mine = max(_in_fresh_process(Call("regard", score, length)), 0.01)
-        note = f"{mine / last:.2f} x the line above" if last else ""
-        case, last = f"{score}/softmax, {length} tokens", mine
-        if length <= PEER_LONGEST and _fits(score, length):
-            other = _in_fresh_process(Call("formula", score, length))
+        mine = _in_fresh_process(Call("regard", mechanism, length))
+        note = f"{mine / last:.1f} x the line above" if last else ""
+        case, last = f"{mechanism}, {length} tokens", mine
+        peer = mechanism == f"{score}/softmax" and score in formulas.SCORES
+        if peer and length <= LENGTHS[1] and _fits(mechanism, length):
+            other = _in_fresh_process(Call("formula", mechanism, length))
             rows.append(Row.of(case, "MiB", [mine], PEER, [other], note))
         else:
             rows.append(Row(case, "MiB", Spread.of([mine]), 1, note=note))
@@ -132,35 +172,34 @@ def _rows(score: str, lengths: tuple[int, ...]) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
-    parser.add_argument("--scores", nargs="*", default=list(SCORES), choices=list(SCORES))
+    parser.add_argument("--mechanisms", nargs="*", default=mechanisms())
     parser.add_argument(
         "--longest",
         type=int,
         default=LENGTHS[-1],
-        help=f"leave longer calls than this out (up to {LENGTHS[-1]}; scores that are no product take a minute there)",
+        help=f"leave longer calls than this out (up to {LENGTHS[-1]}, where some take minutes)",
     )
     parser.add_argument(
-        "--one", nargs=3, metavar=("WAY", "SCORE", "LENGTH"), help="weigh one call, print MiB"
+        "--one", nargs=3, metavar=("WAY", "MECHANISM", "LENGTH"), help="weigh one call, print MiB"
     )
     asked = parser.parse_args()
     if asked.one:
-        way, score, length = asked.one
-        print(json.dumps(measure(Call(way, score, int(length)))))
+        way, mechanism, length = asked.one
+        print(json.dumps(measure(Call(way, mechanism, int(length)))))
         return
     torch.set_num_threads(1)
     machine = Machine.here()
-    rows = [
-        row
-        for score in asked.scores
-        for row in _rows(score, tuple(length for length in LENGTHS if length <= asked.longest))
-    ]
+    lengths = tuple(length for length in LENGTHS if length <= asked.longest)
+    rows = [row for mechanism in asked.mechanisms for row in _rows(mechanism, lengths)]
     Report(
         "memory",
         "Memory",
         f"Peak memory of `regard.attend` forward and backward, beyond its inputs, output and gradients: batch 1, "
-        f"{HEADS} heads of {SIZE}, float32, each call once in a fresh process: resident "
-        f"memory, with what the allocator keeps for reuse. Linear memory at most doubles from one "
-        f"line to the next; {PEER} quadruples, and is left out where it would not fit.",
+        f"{HEADS} head of {SIZE}, float32, each call once in a fresh process: resident memory, with what the allocator "
+        f"keeps for reuse. From one line to the next the length is four times as large: linear memory at most "
+        f"quadruples, and {PEER} sixteen times as much; it is left out where it would not fit. A word in capitals "
+        f"is a mask made for the length: 16 documents, a graph of {EDGES} edges a node, 7 x 7 pixels of an image, 16 "
+        f"blocks on the diagonal.",
         "lower",
         command(),
         machine,

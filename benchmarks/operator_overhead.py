@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import regard
 from benchmarks import formulas
 from benchmarks.harness import Machine, Report, Row, Spread, command, in_turns
+from regard.attention.parts import named_tensors
 from regard.attention.scores import SCORES
 
 FUSED = "torch scaled_dot_product_attention"
@@ -39,6 +40,7 @@ class Case:
 
 CASES = (
     Case("scaled_dot/softmax", 1, 32, 64, FUSED, repeat=200),
+    Case("scaled_dot/softmax/causal", 1, 32, 64, FUSED, repeat=200),
     Case("scaled_dot/softmax", 8, 2048, 64, FUSED),
     Case("scaled_dot/softmax", 8, 1024, 64, FORMULA, backend="blockwise"),
     Case("scaled_dot/sparsemax", 8, 512, 64, FORMULA),
@@ -49,20 +51,21 @@ CASES = (
 
 def row(case: Case, *, gradients: bool, rounds: int) -> Row:
     """Measure one case, forward alone or forward and backward."""
-    score, normalizer = case.mechanism.split("/")
+    score, normalizer, *causal = case.mechanism.split("/")
+    mask = regard.masks.causal() if causal else None
     torch.manual_seed(0)
     inputs = [torch.randn(1, case.heads, case.length, case.size) for _ in range(3)]
-    learned = SCORES[score].initial(case.heads, case.size)  # type: ignore[attr-defined]
+    named = SCORES[score]().learn(case.heads, case.size)
+    learned = named_tensors(named)
     for tensor in (*inputs, *learned.values()):
         tensor.requires_grad_(gradients)
-    named = SCORES[score](**learned) if learned else score
     gradient = torch.randn_like(inputs[0])
 
     def ours() -> Tensor:
-        return regard.attend(*inputs, score=named, normalizer=normalizer, backend=case.backend)
+        return regard.attend(*inputs, score=named, normalizer=normalizer, mask=mask, backend=case.backend)
 
     def fused() -> Tensor:
-        return scaled_dot_product_attention(*inputs)
+        return scaled_dot_product_attention(*inputs, is_causal=mask is not None)
 
     def formula() -> Tensor:
         return formulas.attend(*inputs, score, normalizer, **learned)
