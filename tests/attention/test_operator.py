@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 import regard
 from regard.attention.backends import blockwise
+from regard.attention.operator import _reduced
 
 Q = torch.randn(2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
 
@@ -86,6 +89,18 @@ def test_chosen_and_reduced_weights_equal_the_full_ones(score: str) -> None:
         torch.testing.assert_close(values, full.topk(3).values)
         torch.testing.assert_close(full.gather(-1, keys), values)
     assert regard.weights(Q, Q, rows=[], **settings).shape == (2, 4, 0, 10)
+
+
+def test_received_weight_keeps_one_sum_however_many_blocks_there_are() -> None:
+    alive: list[int] = []
+
+    def blocks() -> Iterator[torch.Tensor]:
+        for _ in range(50):
+            yield torch.ones(2, 3, 4)
+            alive.append(sum(isinstance(one, torch.Tensor) for one in gc.get_objects()))
+
+    assert _reduced(blocks(), "received", 3).tolist() == torch.ones(2, 4).tolist()
+    assert alive[-1] <= alive[1]
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,13 @@ def normalizer_named(name: str) -> Normalizer:
 def listing() -> str:
     """What a spelling is made of, in words; a word in capitals stands for a number, in brackets one that may be left
     out."""
-    kinds = {"score": SCORES, "modifier": MODIFIERS, "normalizer": NORMALIZERS, "mask": MASKS, "bias": BIASES}
+    kinds: dict[str, Mapping[str, Callable[..., Any]]] = {
+        "score": SCORES,
+        "modifier": MODIFIERS,
+        "normalizer": NORMALIZERS,
+        "mask": MASKS,
+        "bias": BIASES,
+    }
     return "; ".join(_listed(kind, registry) for kind, registry in kinds.items())
 
 

@@ -137,8 +137,10 @@ def _reduced(blocks: Iterator[Tensor], reduce: str | None, ndim: int) -> Tensor 
             raise ValueError("reduce='heads' needs a heads axis: query must have at least three axes")
         return torch.cat([block.mean(-3) for block in blocks], dim=-2)
     if reduce == "received":
-        sums = [(block.sum(-2), block.shape[-2]) for block in blocks]
-        return torch.stack([total for total, _ in sums]).sum(0) / max(sum(count for _, count in sums), 1)
+        total, count = torch.zeros(()), 0
+        for block in blocks:
+            total, count = total.to(block) + block.sum(-2), count + block.shape[-2]
+        return total / max(count, 1)
     head, _, number = reduce.partition("-")
     if head == "top" and number.isdigit() and int(number) >= 1:
         pairs = [block.topk(min(int(number), block.shape[-1]), dim=-1) for block in blocks]
