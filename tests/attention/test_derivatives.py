@@ -212,3 +212,47 @@ def test_hardmax_has_a_zero_gradient_on_every_path() -> None:
     key = torch.randn(1, 6, 4, dtype=torch.float64)
     (grad,) = torch.autograd.grad(regard.attend(x, key, key, normalizer="hardmax").sum(), x)
     assert not grad.any()
+
+
+@pytest.mark.parametrize("name", ["gumbel", "gumbel_hard", "sample"])
+def test_what_is_drawn_is_drawn_again_in_the_recomputed_backward_pass(name: str) -> None:
+    x = normal(1, 1, 24, 3)
+
+    def gradient(graph: bool) -> Tensor:
+        torch.manual_seed(5)
+        output, weights = regard.attend(x, x, x, normalizer=name, dropout=0.25, return_weights=True)
+        loss = output.square().sum() + (weights * torch.arange(24)).sum()
+        return torch.autograd.grad(loss, x, create_graph=graph)[0]
+
+    torch.testing.assert_close(gradient(False), gradient(True))
+    assert gradient(False).abs().max() > 0
+
+
+def test_an_output_of_drawn_keys_hands_no_gradient_to_the_scores() -> None:
+    query, value = normal(1, 6, 4), normal(1, 6, 4, seed=1)
+    key = torch.randn(1, 6, 4, dtype=torch.float64)
+    output = regard.attend(query, key, value, normalizer="sample")
+    to_query, to_value = torch.autograd.grad(output.sum(), (query, value))
+    assert not to_query.any()
+    assert to_value.any()
+
+
+def test_a_coupled_normaliser_has_one_result_in_blocks_and_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key = normal(2, 3, 9, 4), normal(2, 3, 11, 4, seed=1)
+    previous = torch.rand(2, 3, 11, dtype=torch.float64).softmax(-1).requires_grad_()
+
+    def results(size: int) -> list[Tensor]:
+        monkeypatch.setattr(blockwise, "BLOCK_BYTES", size)
+        normalizer = regard.normalizers.Monotonic(previous=previous)
+        settings: dict[str, Any] = {"normalizer": normalizer, "mask": regard.masks.window(6)}
+        output, weights = regard.attend(query, key, key, **settings, return_weights=True)
+        some = regard.weights(query, key, rows=[7, 2, -1], **settings)
+        received = regard.weights(query, key, reduce="received", **settings)
+        assert isinstance(some, Tensor)
+        assert isinstance(received, Tensor)
+        torch.testing.assert_close(some, weights[..., [7, 2, -1], :])
+        loss = output.square().sum() + weights.pow(3).sum()
+        return [output, weights, received, *torch.autograd.grad(loss, (query, key, previous))]
+
+    for one, other in zip(results(10**9), results(3000), strict=True):
+        torch.testing.assert_close(one, other)

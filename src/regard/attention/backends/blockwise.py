@@ -213,7 +213,7 @@ class Plan:
         plan = dataclasses.replace(self, score=score, normalizer=normalizer)
         block = Block.of(rows, columns, self.grid, self.seed)
         weights = plan.weigh(query, key, bias, block)
-        kept = weights if self.normalizer.through else weights.detach()
+        kept = weights if self.normalizer.through else weights.detach() + 0 * weights
         if self.dropout:
             noise = block.uniform(weights, stream=1)
             kept = kept * ((noise >= self.dropout) / (1 - self.dropout)).to(weights.dtype)

@@ -67,7 +67,7 @@ def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         shown = shown.expand(*leading, *keys.shape).movedim(-2, 0).unsqueeze(-2)
         block = Block.of(rows, slice(0, keys.shape[-1]), grid)
         weight = call.normalizer.weights(scores.masked_fill(~shown, -torch.inf), block)
-        kept = weight if call.normalizer.through else weight.detach()
+        kept = weight if call.normalizer.through else weight.detach() + 0 * weight
         if call.dropout:
             kept = kept * ((block.uniform(kept) >= call.dropout) / (1 - call.dropout)).to(kept.dtype)
         places.append(rows)
