@@ -74,11 +74,12 @@ def attend(
             raise ValueError(
                 "nested tensors have no picture: return_weights and bias need padded or packed ones"
             )
-        (query, key, value), mask, jagged = nested.packed(
-            query, key, value, None if mask is None else as_mask(mask)
+        flat, mask, jagged = nested.packed(query, key, value, None if mask is None else as_mask(mask))
+        packed = attend(
+            *flat, score=score, normalizer=normalizer, mask=mask, dropout=dropout, backend=backend
         )
-        call = AttentionCall.of(query, key, value, score, normalizer, mask, None, dropout)
-        return jagged(BACKENDS[choose(call, backend)].run(call)[0])
+        assert isinstance(packed, Tensor)
+        return jagged(packed)
     call = AttentionCall.of(query, key, value, score, normalizer, mask, bias, dropout, return_weights)
     run = BACKENDS[choose(call, backend)].run
     if call.autocast:
