@@ -71,6 +71,6 @@ def dilated(width: int | None, step: int, right: int | EllipsisType | None = ...
         ···■·■
 
     Beltagy et al. 2020 (Longformer), section 3.1, who count both sides together; with no limit before and none seen
-    after, `dilated(None, step, 0)`, the strided pattern of Child et al. 2019 (Sparse Transformer), section 4.2.
+    after, `dilated(None, step, 0)`, the strided pattern of Child et al. 2019 (Sparse Transformer), section 4.3.
     """
     return Dilated(width, width if isinstance(right, EllipsisType) else right, step)
