@@ -30,7 +30,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fused": {},
     "causal": {"mask": masks.causal()},
     "additive sparsemax": {"score": "additive", "normalizer": "sparsemax", "mask": masks.window(1)},
-    "top-2": {"normalizer": "top-2"},
+    "rotary": {"score": "scaled_dot+rotary", "mask": "causal"},
+    "monotonic": {"normalizer": "monotonic"},
+    "biases": {"bias": regard.biases.alibi(4), "normalizer": "top-2"},
 }
 
 
@@ -74,10 +76,27 @@ def test_bad_nested_tensors_are_named() -> None:
         regard.attend(query, fewer, fewer)
     with pytest.raises(ValueError, match="value must have the lengths of key"):
         regard.attend(query, key, query)
-    with pytest.raises(ValueError, match="return_weights and bias"):
+    with pytest.raises(ValueError, match="return_weights needs padded or packed"):
         regard.attend(query, key, key, return_weights=True)
-    with pytest.raises(ValueError, match="mask inside documents"):
-        regard.attend(query, key, key, mask=torch.ones(12, 12, dtype=torch.bool))
+    with pytest.raises(TypeError, match="takes jagged tensors"):
+        regard.explain(query, key, key)
+
+
+def test_autocast_of_nested_tensors_is_that_of_each_sequence() -> None:
+    parts = [part.float() for part in sequences(LENGTHS, 4, 0)]
+    query = torch.nested.nested_tensor(parts, layout=torch.jagged).transpose(1, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = regard.attend(query, query, query, normalizer="sparsemax")
+        assert isinstance(output, Tensor)
+        for part, found in zip(parts, output.unbind(), strict=True):
+            one = part.transpose(0, 1)
+            torch.testing.assert_close(found, regard.attend(one, one, one, normalizer="sparsemax"))
+
+
+def test_what_is_handed_on_from_query_to_query_is_not_for_documents() -> None:
+    x = torch.randn(2, 5, 8)
+    with pytest.raises(ValueError, match="'monotonic' hands its weights on"):
+        regard.attend(x, x, x, normalizer="monotonic", mask=masks.documents(torch.tensor([0, 2, 5])))
 
 
 def test_documents_of_one_length_are_computed_together(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,6 +105,35 @@ def test_documents_of_one_length_are_computed_together(capsys: pytest.CaptureFix
     found = regard.explain(x, x, x, mask=masks.documents(offsets), normalizer="sparsemax")
     assert found.backend == "packed"
     assert "3 documents of 1 different lengths" in capsys.readouterr().out
+
+
+def test_weights_of_edges_are_those_of_the_pairs() -> None:
+    index = torch.tensor([[0, 1, 2, 2, 4, 1], [1, 1, 0, 3, 3, 1]])
+    mask = masks.edges(index)
+    x = torch.randn(2, 4, 5, 8, dtype=torch.float64, requires_grad=True)
+    for both in (mask, mask & masks.causal()):
+        settings: dict[str, Any] = {"normalizer": "sparsemax", "mask": both}
+        found = regard.weights(x, x, reduce="edges", **settings)
+        full = regard.weights(x, x, **settings)
+        assert isinstance(found, Tensor)
+        assert isinstance(full, Tensor)
+        torch.testing.assert_close(found[..., mask.places(index)], full[..., index[1], index[0]])
+        grad = torch.randn_like(found)
+        (one,) = torch.autograd.grad(found, x, grad)
+        places = mask.places(index[:, :5])  # without the edge that is listed twice
+        (two,) = torch.autograd.grad(full[..., index[1, :5], index[0, :5]], x, grad[..., places])
+        torch.testing.assert_close(one, two)
+    with pytest.raises(ValueError, match="the mask is not one of edges"):
+        regard.weights(x, x, reduce="edges")
+
+
+def test_a_nan_that_no_edge_leads_from_stays_where_it_is() -> None:
+    index = torch.tensor([[0, 1, 2, 3, 3, 2], [0, 1, 1, 1, 2, 3]])
+    x, value = torch.randn(1, 4, 8), torch.randn(1, 4, 8)
+    value[:, 0] = torch.nan
+    output = regard.attend(x, x, value, mask=masks.edges(index))
+    assert isinstance(output, Tensor)
+    assert output.isnan().any(-1)[0].tolist() == [True, False, False, False]
 
 
 def test_edges_take_memory_by_their_number_whatever_the_pairs() -> None:

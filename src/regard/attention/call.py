@@ -13,13 +13,13 @@ from torch.autograd import forward_ad
 
 from regard.attention.biases import Bias, as_bias
 from regard.attention.grid import Grid
-from regard.attention.masks import Mask, as_mask
-from regard.attention.mechanism import normalizer_named, score_named
+from regard.attention.masks import Documents, Mask, as_mask
+from regard.attention.mechanism import mask_named, normalizer_named, score_named
 from regard.attention.normalizers import Normalizer
 from regard.attention.parts import tensors_of
 from regard.attention.scores import Function, Score
 
-__all__ = ["AttentionCall", "transforming", "unaltered"]
+__all__ = ["AttentionCall", "mask_of", "transforming", "unaltered"]
 
 DTYPES = frozenset((torch.float32, torch.float16, torch.bfloat16, torch.float64))
 
@@ -90,7 +90,7 @@ class AttentionCall:
         value: Tensor,
         score: Score | Callable[[Tensor, Tensor], Tensor] | str = "scaled_dot",
         normalizer: Normalizer | str = "softmax",
-        mask: Mask | Tensor | None = None,
+        mask: Mask | Tensor | str | None = None,
         bias: Bias | Tensor | None = None,
         dropout: float = 0.0,
         return_weights: bool = False,
@@ -101,22 +101,20 @@ class AttentionCall:
         if isinstance(score, str):
             score = _remembered(_NAMED_SCORES, score_named, score)
         elif not isinstance(score, Score):
-            if not callable(score):
+            if not callable(score) or isinstance(score, type):
                 raise TypeError(
-                    "score must be a regard score, its name or a function of query and key, "
-                    f"it is {type(score).__name__}"
+                    f"score must be a regard score, its name or a function of query and key, it is {_kind(score)}"
                 )
             score = Function(score)
         if isinstance(normalizer, str):
             normalizer = _remembered(_NAMED_NORMALIZERS, normalizer_named, normalizer)
         elif not isinstance(normalizer, Normalizer):
-            raise TypeError(
-                f"normalizer must be a regard normalizer or its name, it is {type(normalizer).__name__}"
-            )
+            raise TypeError(f"normalizer must be a regard normalizer or its name, it is {_kind(normalizer)}")
         _check_tensors(query, key, value)
-        autocast = torch.is_autocast_enabled(query.device.type)
+        device = query.device.type
+        autocast = device != "meta" and torch.is_autocast_enabled(device)
         if autocast:
-            dtype = torch.get_autocast_dtype(query.device.type)
+            dtype = torch.get_autocast_dtype(device)
             query, key, value = (t if t.dtype == torch.float64 else t.to(dtype) for t in (query, key, value))
         if not query.dtype == key.dtype == value.dtype:
             raise TypeError(
@@ -125,8 +123,13 @@ class AttentionCall:
         score.check(query, key)
         normalizer.check(query, key)
         if mask is not None:
-            mask = as_mask(mask)
+            mask = mask_of(mask)
             mask.check(query, key)
+            if normalizer.coupled and isinstance(mask, Documents):
+                raise ValueError(
+                    f"the normalizer {normalizer.spelling!r} hands its weights on to the next query, also to another "
+                    "document's: call it for each document, or give jagged nested tensors"
+                )
         if bias is not None:
             bias = as_bias(bias)
             bias.check(query, key)
@@ -136,6 +139,15 @@ class AttentionCall:
             if not 0.0 <= dropout < 1.0:
                 raise ValueError(f"dropout must be at least 0 and below 1, it is {dropout}")
         return cls(query, key, value, score, normalizer, mask, bias, dropout, return_weights, autocast)
+
+
+def _kind(value: object) -> str:
+    return f"the class {value.__name__} itself" if isinstance(value, type) else type(value).__name__
+
+
+def mask_of(mask: Mask | Tensor | str) -> Mask:
+    """The mask itself, the one that a name spells, or the one that a boolean tensor describes."""
+    return mask_named(mask) if isinstance(mask, str) else as_mask(mask)
 
 
 def transforming(*tensors: Tensor) -> bool:
@@ -173,6 +185,8 @@ def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor, it is {type(tensor).__name__}")
+        if type(tensor) is not Tensor and tensor.is_nested:
+            raise TypeError(f"{name} must not be nested: only regard.attend takes jagged tensors")
         if tensor.dtype not in DTYPES:
             raise TypeError(f"{name} must be of a floating-point type, it is {tensor.dtype}")
         if tensor.ndim < 2:

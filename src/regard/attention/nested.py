@@ -1,4 +1,4 @@
-"""PyTorch's jagged nested tensors, as documents packed into one sequence."""
+"""PyTorch's jagged nested tensors: every sequence on its own, without padding."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.attention.masks import Mask, documents
+from regard.attention.masks import Documents
+from regard.attention.sequences import groups, in_place, stacked, unstacked
 
-__all__ = ["packed"]
+__all__ = ["attend_each"]
 
 
-def packed(
-    query: Any, key: Any, value: Any, mask: Mask | None
-) -> tuple[tuple[Tensor, Tensor, Tensor], Mask, Callable[[Tensor], Tensor]]:
-    """Jagged query, key and value as packed sequences, the mask that keeps them apart, and what makes an output jagged
-    again.
+def attend_each(query: Any, key: Any, value: Any, one: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """What `one` makes of the sequences of jagged query, key and value, those of one length together, jagged again.
 
-    *Shape:* `(batch, heads, ragged, size)`, or without heads `(batch, ragged, size)` -> `(heads, total, size)` or
-    `(total, size)`. Raises `TypeError` or `ValueError` naming the argument at fault.
+    *Shape:* `(batch, heads, ragged, size)`, or without heads `(batch, ragged, size)`; `one` gets
+    `(sequences, heads, length, size)` or `(sequences, length, size)`. Raises `TypeError` or `ValueError` naming the
+    argument at fault.
     """
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if not getattr(tensor, "is_nested", False) or tensor.layout != torch.jagged:
@@ -41,9 +40,14 @@ def packed(
     if not torch.equal(key_offsets, value.offsets()):
         raise ValueError("value must have the lengths of key, its sequences have others")
 
-    def jagged(output: Tensor) -> Tensor:
-        made: Tensor = torch.nested.nested_tensor_from_jagged(output, offsets, jagged_dim=query.ndim - 2)
-        return made
-
     flat = (query.values(), key.values(), value.values())
-    return flat, documents(offsets, key_offsets, mask), jagged
+    places, outputs = [], []
+    for group in groups(Documents(offsets, key_offsets)):
+        rows, columns = group.rows(query.device), group.columns(query.device)
+        output = one(stacked(flat[0], rows), stacked(flat[1], columns), stacked(flat[2], columns))
+        places.append(rows.flatten())
+        outputs.append(unstacked(output, flat[0].ndim))
+    like = outputs[0] if outputs else flat[2]
+    whole = in_place(places, outputs, like.new_zeros(*flat[0].shape[:-1], flat[2].shape[-1]))
+    jagged: Tensor = torch.nested.nested_tensor_from_jagged(whole, offsets, jagged_dim=query.ndim - 2)
+    return jagged

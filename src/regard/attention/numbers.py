@@ -7,7 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["check_number", "check_whole", "check_whole_tensor", "readable"]
+__all__ = [
+    "check_any_number",
+    "check_device",
+    "check_number",
+    "check_whole",
+    "check_whole_tensor",
+    "readable",
+]
 
 
 def check_whole(what: str, value: object, least: int = 0) -> None:
@@ -20,6 +27,18 @@ def check_number(what: str, value: object, above: float = 0.0) -> None:
     """Raise `ValueError` unless `value` is a finite number above `above`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < math.inf:
         raise ValueError(f"{what} must be a number above {above:g}, it is {value!r}")
+
+
+def check_device(what: str, tensor: Tensor, query: Tensor) -> None:
+    """Raise `ValueError` unless `tensor` is on the device of `query`."""
+    if tensor.device != query.device:
+        raise ValueError(f"{what} must be on the device of query, {query.device}, it is on {tensor.device}")
+
+
+def check_any_number(what: str, value: object) -> None:
+    """Raise `ValueError` unless `value` is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{what} must be a number, it is {value!r}")
 
 
 def check_whole_tensor(what: str, value: object) -> None:

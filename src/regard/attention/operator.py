@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from regard.attention import nested
-from regard.attention.backends import BACKENDS, blockwise, choose
+from regard.attention.backends import BACKENDS, blockwise, choose, edges
 from regard.attention.biases import Bias
 from regard.attention.call import AttentionCall, unaltered
-from regard.attention.masks import Mask, as_mask
+from regard.attention.masks import Mask
 from regard.attention.normalizers import Normalizer
 from regard.attention.parts import tensors_of
 from regard.attention.scores import Score
@@ -28,7 +28,7 @@ def attend(
     *,
     score: Score | Callable[[Tensor, Tensor], Tensor] | str = "scaled_dot",
     normalizer: Normalizer | str = "softmax",
-    mask: Mask | Tensor | None = None,
+    mask: Mask | Tensor | str | None = None,
     bias: Bias | Tensor | None = None,
     dropout: float = 0.0,
     return_weights: bool = False,
@@ -44,14 +44,14 @@ def attend(
     - key `(..., key_heads, key_len, size)`, where query_heads is a multiple of key_heads (grouped queries)
     - value `(..., key_heads, key_len, value_size)`
     - mask: boolean, True where the query may look, broadcastable to `(..., query_heads, query_len, key_len)`,
-      or one of `regard.masks`
+      one of `regard.masks`, or the name of one, `"causal"`
     - bias: added to the scores, broadcastable likewise
     - output `(..., query_heads, query_len, value_size)`; with `return_weights` also the weights
       `(..., query_heads, query_len, key_len)`, exact and before dropout
 
     Sequences of different lengths may come without padding: as jagged nested tensors `(batch, heads, ragged, size)`,
-    or packed one after the other with the mask `regard.masks.documents`. `score` may be any function of query and key
-    (`regard.scores.Function`).
+    each of which is a call of its own, or packed one after the other with the mask `regard.masks.documents`. `score`
+    may be any function of query and key (`regard.scores.Function`).
 
     A query that may look at nothing gets output, weights and gradients of zero. Memory grows linearly with the
     length. float16 and bfloat16 accumulate in float32. `dropout` is the share of weights set to zero.
@@ -70,16 +70,27 @@ def attend(
     does not change the output.
     """
     if type(query) is not Tensor and getattr(query, "is_nested", False):
-        if return_weights or bias is not None:
+        if return_weights:
             raise ValueError(
-                "nested tensors have no picture: return_weights and bias need padded or packed ones"
+                "return_weights needs padded or packed tensors: nested ones have no picture to return"
             )
-        flat, mask, jagged = nested.packed(query, key, value, None if mask is None else as_mask(mask))
-        packed = attend(
-            *flat, score=score, normalizer=normalizer, mask=mask, dropout=dropout, backend=backend
-        )
-        assert isinstance(packed, Tensor)
-        return jagged(packed)
+
+        def one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            output = attend(
+                query,
+                key,
+                value,
+                score=score,
+                normalizer=normalizer,
+                mask=mask,
+                bias=bias,
+                dropout=dropout,
+                backend=backend,
+            )
+            assert isinstance(output, Tensor)
+            return output
+
+        return nested.attend_each(query, key, value, one)
     call = AttentionCall.of(query, key, value, score, normalizer, mask, bias, dropout, return_weights)
     run = BACKENDS[choose(call, backend)].run
     if call.autocast:
@@ -96,7 +107,7 @@ def weights(
     *,
     score: Score | Callable[[Tensor, Tensor], Tensor] | str = "scaled_dot",
     normalizer: Normalizer | str = "softmax",
-    mask: Mask | Tensor | None = None,
+    mask: Mask | Tensor | str | None = None,
     bias: Bias | Tensor | None = None,
     rows: Sequence[int] | Tensor | slice | None = None,
     reduce: str | None = None,
@@ -110,6 +121,7 @@ def weights(
     - None: `(..., query_heads, rows, key_len)`
     - `"heads"`: the mean over heads, `(..., rows, key_len)`
     - `"received"`: how much weight each key gets from the average query, `(..., query_heads, key_len)`
+    - `"edges"`, for a mask of edges: the weight of each, in the mask's order, `(..., query_heads, edges)`
     - `"top-8"` (any number): the largest weights of each row and their keys, a pair `(..., query_heads, rows, 8)`
 
     Raises `TypeError` or `ValueError` naming the argument at fault.
@@ -126,27 +138,42 @@ def weights(
     call = AttentionCall.of(query, key, key, score, normalizer, mask, bias, 0.0, True)
     chosen = slice(None) if rows is None else _positions(rows, query)
     with unaltered(query.device):
-        return _reduced(blockwise.weights_of(call, chosen), reduce, query.ndim)
+        parts = _reduced(call, chosen, reduce)
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
-def _reduced(blocks: Iterator[Tensor], reduce: str | None, ndim: int) -> Tensor | tuple[Tensor, Tensor]:
-    """The blocks of weights joined, each reduced as soon as it is computed."""
+def _reduced(call: AttentionCall, rows: Tensor | slice, reduce: str | None) -> list[Tensor]:
+    """The blocks of weights, each reduced as soon as it is computed."""
+    blocks = blockwise.weights_of(call, rows)
+    count = (
+        call.query.shape[-2]
+        if isinstance(rows, slice) and rows == slice(None)
+        else 0
+        if isinstance(rows, slice)
+        else len(rows)
+    )
     if reduce is None:
-        return torch.cat(list(blocks), dim=-2)
+        return blockwise.joined(call, count, ((block,) for block in blocks))
     if reduce == "heads":
-        if ndim < 3:
+        if call.query.ndim < 3:
             raise ValueError("reduce='heads' needs a heads axis: query must have at least three axes")
-        return torch.cat([block.mean(-3) for block in blocks], dim=-2)
+        return blockwise.joined(call, count, ((block.mean(-3),) for block in blocks))
     if reduce == "received":
-        total, count = torch.zeros(()), 0
+        total = torch.zeros(())
         for block in blocks:
-            total, count = total.to(block) + block.sum(-2), count + block.shape[-2]
-        return total / max(count, 1)
-    head, _, number = reduce.partition("-")
-    if head == "top" and number.isdigit() and int(number) >= 1:
-        pairs = [block.topk(min(int(number), block.shape[-1]), dim=-1) for block in blocks]
-        return torch.cat([p.values for p in pairs], dim=-2), torch.cat([p.indices for p in pairs], dim=-2)
-    raise ValueError(f"reduce must be None, 'heads', 'received' or 'top-K', it is {reduce!r}")
+            total = total.to(block) + block.sum(-2)
+        return [total / max(count, 1)]
+    if reduce == "edges":
+        if not (isinstance(rows, slice) and rows == slice(None)):
+            raise ValueError("reduce='edges' gives the weights of all edges: rows must be None")
+        if reasons := edges.unsupported(call):
+            raise ValueError(f"reduce='edges' cannot weigh this call: {'; '.join(reasons)}")
+        return [edges.weights_of_edges(call)]
+    head, _, number = reduce.partition("-") if isinstance(reduce, str) else ("", "", "")
+    if head == "top" and number.isdecimal() and int(number) >= 1:
+        most = min(int(number), call.key.shape[-2])
+        return blockwise.joined(call, count, (block.topk(most, dim=-1) for block in blocks))
+    raise ValueError(f"reduce must be None, 'heads', 'received', 'top-K' or 'edges', it is {reduce!r}")
 
 
 def _positions(rows: Sequence[int] | Tensor | slice, query: Tensor) -> Tensor | slice:
@@ -173,7 +200,7 @@ class Explanation:
     refused: dict[str, list[str]] = field(repr=False)
     """The backends preferred to it, and why each cannot run the call."""
     flops: int = field(repr=False)
-    """Floating-point operations of the scores and weighted sums, hidden pairs counted too."""
+    """Floating-point operations of the scores and weighted sums, of all pairs that the backend computes."""
     bytes_moved: int = field(repr=False)
     """The bytes of query, key, value, bias and output together."""
     memory: str = field(repr=False)
@@ -201,7 +228,7 @@ def explain(
     *,
     score: Score | Callable[[Tensor, Tensor], Tensor] | str = "scaled_dot",
     normalizer: Normalizer | str = "softmax",
-    mask: Mask | Tensor | None = None,
+    mask: Mask | Tensor | str | None = None,
     bias: Bias | Tensor | None = None,
     dropout: float = 0.0,
     return_weights: bool = False,
@@ -226,13 +253,12 @@ def explain(
     call = AttentionCall.of(query, key, value, score, normalizer, mask, bias, dropout, return_weights)
     chosen = choose(call, backend)
     before = list(BACKENDS)[: list(BACKENDS).index(chosen)]
-    pairs = math.prod(query.shape[:-1]) * key.shape[-2]
     tensors = [query, key, value, *([] if call.bias is None else tensors_of(call.bias))]
     output_bytes = math.prod(query.shape[:-1]) * value.shape[-1] * query.element_size()
     found = Explanation(
         backend=chosen,
         refused={name: BACKENDS[name].unsupported(call) or ["another was asked for"] for name in before},
-        flops=pairs * (call.score.operations(key.shape[-1]) + 2 * value.shape[-1]),
+        flops=BACKENDS[chosen].pairs(call) * (call.score.operations(key.shape[-1]) + 2 * value.shape[-1]),
         bytes_moved=sum(t.numel() * t.element_size() for t in tensors) + output_bytes,
         memory=BACKENDS[chosen].cost(call),
         derivatives=BACKENDS[chosen].derivatives(call),

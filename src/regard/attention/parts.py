@@ -91,8 +91,15 @@ def spelt(part: Part, name: str) -> str:
     for field in dataclasses.fields(part):
         number = getattr(part, field.name)
         if isinstance(number, int | float) and not isinstance(number, bool) and not field.kw_only:
-            words.append(
-                f"{number:.15f}".rstrip("0").rstrip(".") if isinstance(number, float) else str(number)
-            )
+            words.append(_plain(number))
             kept = kept if number == field.default else len(words)
     return "-".join(words[:kept])
+
+
+def _plain(number: float) -> str:
+    """A number in digits alone, as many as tell it from any other."""
+    text = repr(number)
+    if "e" in text:
+        digits, _, exponent = text.partition("e")
+        text = f"{number:.{max(len(digits.partition('.')[2]) - int(exponent), 0)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from regard.attention.masks import edges
 from regard.attention.numbers import check_whole_tensor
-from regard.attention.operator import attend
+from regard.attention.operator import attend, weights
 from regard.attention.scores import Additive, LeakyReLU, Linear, Score
-from regard.layers.checks import check_sequence, check_sizes
+from regard.layers.checks import check_sequence, check_share, check_sizes
 from regard.layers.learned import LearnedPart, uniform
 
 __all__ = ["GraphAttention"]
@@ -38,6 +38,7 @@ class GraphAttention(nn.Module):
     Raises `ValueError` for sizes below 1 and for a kind that does not exist.
 
     Example:
+        >>> import torch
         >>> layer = GraphAttention(4, 8, heads=2, kind="gatv2")
         >>> index = torch.tensor([[0, 1, 2], [1, 2, 2]])  # from 0 to 1, from 1 to 2, from 2 to itself
         >>> output, _ = layer(torch.randn(3, 4), index)
@@ -64,8 +65,7 @@ class GraphAttention(nn.Module):
         check_sizes(in_size=in_size, out_size=out_size, heads=heads)
         if kind not in _SCORES:
             raise ValueError(f"kind must be one of {', '.join(_SCORES)}, it is {kind!r}")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must be at least 0 and below 1, it is {dropout}")
+        check_share(dropout=dropout)
         self.in_size, self.out_size, self.heads, self.kind = in_size, out_size, heads, kind
         self.concat, self.self_loops, self.dropout = concat, self_loops, dropout
         self.source = nn.Linear(in_size, heads * out_size, bias=False)
@@ -77,13 +77,13 @@ class GraphAttention(nn.Module):
                 nn.init.xavier_uniform_(linear.weight)
 
     def forward(
-        self, nodes: Tensor, index: Tensor, return_weights: bool = False
+        self, nodes: Tensor, index: Tensor, *, return_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Look once along every edge.
 
         *Shape:* nodes `(nodes, in_size)`, index `(2, edges)` of whole numbers, the sources of the edges in row 0, their
-        targets, which look, in row 1; weights, when asked for, of all pairs, `(heads, nodes, nodes)`. Raises
-        `TypeError` or `ValueError` for others.
+        targets, which look, in row 1; weights, when asked for, of the edges in that order, then of the self-loops,
+        `(heads, edges)` or `(heads, edges + nodes)`. Raises `TypeError` or `ValueError` for others.
         """
         check_sequence("nodes", nodes, self.in_size, ("nodes",))
         check_whole_tensor("index", index)
@@ -94,18 +94,19 @@ class GraphAttention(nn.Module):
             index = torch.cat([index.to(torch.int64), everyone], dim=1)
         key = self._heads(self.source(nodes))
         query = key if self.target is None else self._heads(self.target(nodes))
-        found = attend(
-            query,
-            key,
-            key,
-            score=self.score(),
-            mask=edges(index),
-            dropout=self.dropout if self.training else 0.0,
-            return_weights=return_weights,
-        )
-        output, weights = found if isinstance(found, tuple) else (found, None)
+        mask, score = edges(index), self.score()
+        dropout = self.dropout if self.training else 0.0
+        output = attend(query, key, key, score=score, mask=mask, dropout=dropout)
+        assert isinstance(output, Tensor)
+        edge_weights: Tensor | None = None
+        if return_weights:
+            edge_weights = nodes.new_zeros(self.heads, 0)
+            if index.shape[1]:
+                found = weights(query, key, score=score, mask=mask, reduce="edges")
+                assert isinstance(found, Tensor)
+                edge_weights = found[:, mask.places(index)]
         output = output.transpose(0, 1).flatten(1) if self.concat else output.mean(0)
-        return output + self.bias, weights
+        return output + self.bias, edge_weights
 
     def _heads(self, nodes: Tensor) -> Tensor:
         """*Shape:* `(nodes, heads * out_size)` -> `(heads, nodes, out_size)`."""

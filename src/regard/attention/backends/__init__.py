@@ -35,6 +35,10 @@ class Backend(Protocol):
         """What the call holds in memory beyond its inputs and outputs, in words."""
 
     @staticmethod
+    def pairs(call: AttentionCall) -> int:
+        """How many pairs of a query and a key are computed, in all heads."""
+
+    @staticmethod
     def derivatives(call: AttentionCall) -> str:
         """Which derivatives are fused and which take the slower exact path, in words."""
 

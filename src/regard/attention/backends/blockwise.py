@@ -45,21 +45,30 @@ def cost(call: AttentionCall) -> str:
     return f"one block of {plan.rows} of {plan.grid.query_len} queries, about {held / 2**20:.1f} MiB"
 
 
+def pairs(call: AttentionCall) -> int:
+    heads = count(call.query.shape[:-2])
+    blocks = Plan.of(call).blocks()
+    return heads * sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in blocks)
+
+
 def derivatives(call: AttentionCall) -> str:
+    if call.transformed:
+        return "first, second and forward-mode: PyTorch's own, every block kept: memory quadratic in length"
     if Plan.of(call).fits:
         return "first, second and forward-mode: PyTorch's own, through one kept block"
     return "first: recomputed block by block; second and forward-mode: exact, memory quadratic in length"
 
 
 def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+    dtype = call.query.dtype
+    call = in_compute_dtype(call)
     plan = Plan.of(call)
     if (call.dropout or call.normalizer.random) and not call.transformed:
         plan = dataclasses.replace(plan, seed=int(torch.randint(2**62, ())))
-    query, key, value = compute_dtype(call.query), compute_dtype(call.key), compute_dtype(call.value)
-    query, key = call.score.prepare(query, key)
-    key, value = for_each_head(key, query), for_each_head(value, query)
+    query, key = call.score.prepare(call.query, call.key)
+    key, value = for_each_head(key, query), for_each_head(call.value, query)
     parts = (call.score, call.normalizer, *(() if call.bias is None else (call.bias,)))
-    tensors = [query, key, value, *(compute_dtype(t) for part in parts for t in tensors_of(part))]
+    tensors = [query, key, value, *(t for part in parts for t in tensors_of(part))]
     if torch.compiler.is_compiling():
         output, weights = plan.written_out(tensors, call.needs_gradient)
     elif call.needs_gradient and not plan.fits and not call.transformed:
@@ -68,8 +77,7 @@ def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         output, weights, _ = plan.filled(tensors)
     else:
         output, weights = plan.all_rows(tensors)
-    output = output.to(call.query.dtype)
-    return output, weights.to(call.query.dtype) if call.return_weights else None
+    return output.to(dtype), weights.to(dtype) if call.return_weights else None
 
 
 def weights_of(call: AttentionCall, rows: Tensor | slice) -> Iterator[Tensor]:
@@ -77,26 +85,42 @@ def weights_of(call: AttentionCall, rows: Tensor | slice) -> Iterator[Tensor]:
 
     *Shape:* each `(..., query_heads, block, key_len)`.
     """
+    dtype = call.query.dtype
+    call = in_compute_dtype(call)
     plan = Plan.of(call)
-    query, key = call.score.prepare(compute_dtype(call.query), compute_dtype(call.key))
+    query, key = call.score.prepare(call.query, call.key)
     key = for_each_head(key, query).contiguous()
     weigh = plan.coupled_weights if call.normalizer.coupled else plan.chosen_weights
-    yield from (weights.to(call.query.dtype) for weights in weigh(query, key, rows))
+    yield from (weights.to(dtype) for weights in weigh(query, key, rows))
 
 
 def dense_weights(call: AttentionCall) -> Tensor:
     """All the exact weights of a call, differentiable. *Shape:* `(..., query_heads, query_len, key_len)`."""
-    found = weights_of(call, slice(None))
+    blocks = ((block,) for block in weights_of(call, slice(None)))
+    return joined(call, call.query.shape[-2], blocks)[0]
+
+
+def joined(call: AttentionCall, count: int, blocks: Iterator[Sequence[Tensor]]) -> list[Tensor]:
+    """Results of blocks of query rows, one after the other along the second last axis.
+
+    Where nobody differentiates they are written into place as they come: small results kept between large temporaries
+    would leave the allocator with holes of every size, far more than the results themselves.
+
+    *Shape:* each `(..., some, any)` -> `(..., count, any)`.
+    """
     if call.needs_gradient or call.transformed:
-        blocks = list(found)
-        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-2)
-    # Written into place at once, as `Plan.filled` does, and with half the memory.
-    weights = call.query.new_empty(*call.query.shape[:-1], call.key.shape[-2])
+        return [
+            parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2) for parts in zip(*blocks, strict=True)
+        ]
+    whole: list[Tensor] = []
     start = 0
-    for block in found:
-        weights[..., start : start + block.shape[-2], :] = block
-        start += block.shape[-2]
-    return weights
+    for parts in blocks:
+        if not whole:
+            whole = [part.new_empty(*part.shape[:-2], count, part.shape[-1]) for part in parts]
+        for one, part in zip(whole, parts, strict=True):
+            one[..., start : start + part.shape[-2], :] = part
+        start += parts[0].shape[-2]
+    return whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +143,10 @@ class Plan:
         grid = call.grid
         item = max(call.query.element_size(), 4)
         pairs = count(call.query.shape[:-2]) * grid.key_len
-        bytes_a_row = max(pairs * call.score.width(call.key.shape[-1]) * item, 1)
+        width = call.score.width(call.key.shape[-1])
+        if call.normalizer.coupled and not torch.compiler.is_compiling():
+            width = max(width, call.normalizer.held(grid.key_len))
+        bytes_a_row = max(pairs * width * item, 1)
         rows = _rows(grid.query_len, bytes_a_row)
         return cls(
             call.score,
@@ -141,6 +168,10 @@ class Plan:
 
     def blocks(self) -> Iterator[tuple[slice, slice]]:
         """Each block's query rows and the key columns outside which they see nothing."""
+        if torch.compiler.is_compiling():
+            # A symbol may not be counted up to: one block, as `rows` says.
+            yield slice(0, self.grid.query_len), slice(0, self.grid.key_len)
+            return
         for start in range(0, max(self.grid.query_len, 1), self.rows):
             stop = min(start + self.rows, self.grid.query_len)
             low, high = 0, self.grid.key_len
@@ -164,17 +195,22 @@ class Plan:
 
     def chosen_weights(self, query: Tensor, key: Tensor, rows: Tensor | slice) -> Iterator[Tensor]:
         """The weights of the chosen rows, as many at a time as a block has."""
-        columns, every = slice(0, self.grid.key_len), self.grid.query_len
-        chosen = None
-        if not isinstance(rows, slice) or rows != slice(None):
-            chosen = torch.arange(every, device=query.device)[rows]
-            every = len(chosen)
-        for start in range(0, max(every, 1), self.rows):
-            some: Tensor | slice = slice(start, min(start + self.rows, every))
-            if chosen is not None:
-                some = chosen[some]
-            bias = None if self.bias is None else self.bias.cut(some, columns)
-            yield self.weigh(query[..., some, :], key, bias, Block.of(some, columns, self.grid))
+        keys, everything = self.grid.key_len, slice(0, self.grid.key_len)
+        if isinstance(rows, slice) and rows == slice(None):
+            for some, columns in self.blocks():
+                bias = None if self.bias is None else self.bias.cut(some, columns)
+                block = Block.of(some, columns, self.grid)
+                weights = self.weigh(query[..., some, :], key[..., columns, :], bias, block)
+                after = keys - columns.stop
+                yield (
+                    torch.nn.functional.pad(weights, (columns.start, after))
+                    if self.mask is not None
+                    else weights
+                )
+            return
+        for chosen in torch.arange(self.grid.query_len, device=query.device)[rows].split(max(self.rows, 1)):
+            bias = None if self.bias is None else self.bias.cut(chosen, everything)
+            yield self.weigh(query[..., chosen, :], key, bias, Block.of(chosen, everything, self.grid))
 
     def coupled_weights(self, query: Tensor, key: Tensor, rows: Tensor | slice) -> Iterator[Tensor]:
         """The weights of the chosen rows, where all before them must be computed, too."""
@@ -385,6 +421,23 @@ def _gradients(
         return [None] * len(inputs)
     outputs, grads = zip(*pairs, strict=True)
     return torch.autograd.grad(outputs, inputs, grads, create_graph=create_graph, allow_unused=True)
+
+
+def in_compute_dtype(call: AttentionCall) -> AttentionCall:
+    """The call with all its tensors, those of its parts too, in the precision in which it is computed."""
+
+    def cast(part: Any) -> Any:
+        return None if part is None else with_tensors(part, map(compute_dtype, tensors_of(part)))
+
+    return dataclasses.replace(
+        call,
+        query=compute_dtype(call.query),
+        key=compute_dtype(call.key),
+        value=compute_dtype(call.value),
+        score=cast(call.score),
+        normalizer=cast(call.normalizer),
+        bias=cast(call.bias),
+    )
 
 
 def compute_dtype(tensor: Tensor) -> Tensor:

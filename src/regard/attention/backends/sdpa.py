@@ -30,8 +30,8 @@ def unsupported(call: AttentionCall) -> list[str]:
         reasons.append(f"the score {call.score.spelling!r} is not a product of query and key")
     if type(call.normalizer) is not Softmax:
         reasons.append(f"the normalizer {call.normalizer.spelling!r} is not softmax")
-    if query.shape[-2] == 0 or key.shape[-2] == 0:
-        reasons.append("there is no query or no key")
+    if 0 in query.shape or 0 in key.shape or 0 in call.value.shape:
+        reasons.append("query, key or value is empty")
     if bias is not None and torch.is_grad_enabled() and any(t.requires_grad for t in tensors_of(bias)):
         reasons.append("PyTorch's fused kernels have no gradient for a bias")
     if call.dropout:
@@ -49,24 +49,52 @@ def cost(call: AttentionCall) -> str:
     return f"tiles in registers and cache{f', a mask of {size:,} elements' if size else ''}"
 
 
+def pairs(call: AttentionCall) -> int:
+    return count(call.query.shape[:-1]) * call.key.shape[-2]
+
+
 def derivatives(call: AttentionCall) -> str:
     return "first: fused; second: exact, memory quadratic in length; forward-mode: through 'blockwise'"
 
 
 def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-    query, key, value = _alike(*call.score.prepare(call.query, call.key), call.value)
+    asked = call
+    query, key = call.score.prepare(call.query, call.key)
+    if key.shape[-1] != call.key.shape[-1]:
+        call = replace(call, score=ScaledDot(call.score.factor(key.shape[-1])))
+    query, key, value = _alike(query, key, call.value)
+    weights: Tensor | None = None
     if torch.compiler.is_compiling():
         # The CPU's kernel answers zero to a query of NaN.
         output = _attend(call, query, key, value) + query.amax(-1, keepdim=True) * 0
     elif call.needs_gradient:
         output = _Fused.apply(call, query, key, value)
     elif query.device.type == "cpu":
-        output = _on_cpu(call, query, key, value)[0]
+        output, _, log_sums, trusted = _on_cpu(call, query, key, value)
+        if call.return_weights and trusted:
+            weights = _weights(call, query, key, log_sums)
     else:
         output = _attend(call, query, key, value)
     if value.shape[-1] != call.value.shape[-1]:
         output = output[..., : call.value.shape[-1]]
-    return output, blockwise.dense_weights(call) if call.return_weights else None
+    if call.return_weights and weights is None:
+        weights = blockwise.dense_weights(asked)
+    return output, weights
+
+
+def _weights(call: AttentionCall, query: Tensor, key: Tensor, log_sums: Tensor) -> Tensor:
+    """The weights of prepared queries and keys, from the sums that the kernel has taken already."""
+    key = for_each_head(key, query)
+    scores = (_four_axes(blockwise.compute_dtype(query)) * _scale(call)) @ _four_axes(
+        blockwise.compute_dtype(key)
+    ).transpose(-1, -2)
+    mask, is_causal = _additive_mask(call)
+    if is_causal:
+        scores.masked_fill_(torch.ones(scores.shape[-2:], dtype=torch.bool).triu_(1), -torch.inf)
+    elif mask is not None:
+        scores += mask
+    weights = scores.sub_(log_sums.unsqueeze(-1)).exp_()
+    return weights.reshape(*call.query.shape[:-1], call.key.shape[-2]).to(call.query.dtype)
 
 
 def _alike(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,7 +119,7 @@ class _Fused(torch.autograd.Function):
         if query.device.type != "cpu":
             ctx.save_for_backward(query, key, value)
             return _attend(call, query, key, value)
-        output, fused, log_sums = _on_cpu(call, query, key, value)
+        output, fused, log_sums, _ = _on_cpu(call, query, key, value)
         ctx.save_for_backward(query, key, value, fused, log_sums)
         return output
 
@@ -151,8 +179,11 @@ _CPU_FORWARD = torch._scaled_dot_product_flash_attention_for_cpu  # type: ignore
 _CPU_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
-def _on_cpu(call: AttentionCall, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The output in the shape of `query`; the same in four axes; the logarithm of each query's sum."""
+def _on_cpu(
+    call: AttentionCall, query: Tensor, key: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """The output in the shape of `query`; the same in four axes; the logarithm of each query's sum; and whether these
+    are right."""
     mask, is_causal = _additive_mask(call)
     fused, log_sums = _CPU_FORWARD(
         _four_axes(query),
@@ -164,11 +195,12 @@ def _on_cpu(call: AttentionCall, query: Tensor, key: Tensor, value: Tensor) -> t
         scale=_scale(call),
     )
     output = fused if query.ndim == 4 else fused.view(query.shape)
-    if not _trusted(call, query, key, log_sums):
+    trusted = _trusted(call, query, key, log_sums)
+    if not trusted:
         plain, _ = blockwise.run(_prepared(call, query, key, value))
         doubtful = (log_sums == 0) | (log_sums == torch.inf)
         output = torch.where(doubtful.reshape(*query.shape[:-1], 1), plain, output)
-    return output, fused, log_sums
+    return output, fused, log_sums, trusted
 
 
 def _trusted(call: AttentionCall, query: Tensor, key: Tensor, log_sums: Tensor) -> bool:
@@ -220,7 +252,8 @@ def _scale(call: AttentionCall) -> float:
 
 def _is_flag(call: AttentionCall) -> bool:
     """Whether the mask is the one that PyTorch's kernels know by a flag (theirs is aligned at the start)."""
-    if type(call.mask) is not Causal or call.bias is not None:
+    if type(call.mask) is not Causal or call.bias is not None or call.score.factor(call.key.shape[-1]) <= 0.0:
+        # The CPU's kernel multiplies what it has hidden by the scale, too.
         return False
     same = call.query.shape[-2] == call.key.shape[-2]
     if not torch.compiler.is_compiling():
@@ -232,12 +265,14 @@ def _is_flag(call: AttentionCall) -> bool:
 
 def _written_size(call: AttentionCall) -> int:
     """How many elements of mask and bias must be written out for this call."""
-    size = 0
+    shapes = []
     if call.mask is not None and not (isinstance(call.mask, Dense) or _is_flag(call)) and call.hides:
-        size = count(call.mask.shape(call.grid))
+        shapes.append(call.mask.shape(call.grid))
     if call.bias is not None and not isinstance(call.bias, DenseBias):
-        size += count(call.bias.shape(call.grid))
-    return size
+        shapes.append(call.bias.shape(call.grid))
+    several = [shape for shape in shapes if len(shape) > 3 and call.query.ndim > 4]
+    leading = count(call.query.shape[:-3]) if several else 1
+    return sum(count(shape[-3:]) * leading if shape in several else count(shape) for shape in shapes)
 
 
 def _mask_and_flag(call: AttentionCall) -> tuple[Tensor | None, bool]:
@@ -258,8 +293,9 @@ def _mask_and_flag(call: AttentionCall) -> tuple[Tensor | None, bool]:
         return None, False
     shown = shown.reshape(*(1,) * (2 - shown.ndim), *shown.shape)
     shown = shown.expand(*shown.shape[:-1], grid.key_len)
-    if shown.ndim > 4 or (shown.ndim > 2 and call.query.ndim > 4):
-        shown = shown.expand(*call.query.shape[:-2], *shown.shape[-2:])
+    if shown.ndim > 3 and call.query.ndim > 4:
+        # The axes before the heads are to become one; that of the heads may stay a single one.
+        shown = shown.expand(*call.query.shape[:-3], *shown.shape[-3:])
     return _four_axes(shown), False
 
 

@@ -135,7 +135,8 @@ def as_bias(bias: Bias | Tensor) -> Bias:
         return bias
     if not isinstance(bias, Tensor):
         raise TypeError(
-            f"bias must be a regard bias, such as regard.biases.alibi(), or a tensor, it is {type(bias).__name__}"
+            "bias must be a regard bias, such as regard.biases.alibi(heads=8), or a tensor, "
+            f"it is {type(bias).__name__}"
         )
     if not bias.is_floating_point():
         raise TypeError(f"bias must be of a floating-point type, it is {bias.dtype} (who may look is `mask`)")

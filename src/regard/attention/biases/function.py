@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regard.attention.biases.bias import Bias
 from regard.attention.grid import Grid
+from regard.attention.picture import broadcastable
 
 __all__ = ["Function", "function"]
 
@@ -29,6 +30,14 @@ class Function(Bias):
             raise ValueError(
                 "tensors that the function of a bias learns must be given to it: "
                 "regard.biases.function(function, *tensors)"
+            )
+
+        full = (*query.shape[:-1], key.shape[-2])
+        shape = (*found.shape[:-2], *full[-2:])
+        if not broadcastable(shape, full):
+            raise ValueError(
+                "the function of a bias must give what is broadcastable to (..., heads, query_len, key_len) = "
+                f"{full}, it gives {shape}"
             )
 
     def at(self, query: Tensor, key: Tensor, grid: Grid) -> Tensor:

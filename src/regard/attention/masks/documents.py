@@ -154,6 +154,11 @@ def documents(offsets: Tensor, key_offsets: Tensor | None = None, mask: Mask | N
         ··■■·
         ··■■■
 
+    It is a mask and nothing more: the places of rotary positions, biases and locations are those of the packed
+    sequence (by distance alone, they are right where queries and keys are cut alike), and a normaliser that hands
+    weights on from query to query raises `ValueError`. Jagged nested tensors are each sequence on its own in every
+    respect.
+
     Krell et al. 2021, section 3.2. FlashAttention calls offsets `cu_seqlens_q` and `cu_seqlens_k`. On a GPU the values
     are read once for each mask: keep it for all layers.
     """

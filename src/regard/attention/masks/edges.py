@@ -34,6 +34,14 @@ class Edges(Mask):
         """The place of each edge's key, in order among those of one query. *Shape:* `(edges,)`."""
         return self.numbers % STRIDE
 
+    def places(self, index: Tensor) -> Tensor:
+        """Where the edges of a list stand among those of the mask, which `regard.weights` keeps in this order.
+
+        *Shape:* `(2, edges)`, as in `regard.masks.edges` -> `(edges,)`. All must be edges of the mask.
+        """
+        source, target = index.to(self.numbers.device, torch.int64)
+        return torch.searchsorted(self.numbers, target * STRIDE + source)
+
     def natural(self) -> tuple[int, int] | None:
         return self._lengths
 
@@ -63,7 +71,7 @@ class Edges(Mask):
         return numbers[found] == wanted
 
 
-def edges(index: Tensor) -> Mask:
+def edges(index: Tensor) -> Edges:
     """A mask of a graph: a query sees the keys from which an edge leads to it.
 
     An edge that is listed twice counts once. Several graphs are one graph, with places counted on.
@@ -86,7 +94,7 @@ def edges(index: Tensor) -> Mask:
     check_whole_tensor("index of edges", index)
     if index.ndim != 2 or index.shape[0] != 2:
         raise ValueError(f"index of edges must be (2, edges), it has shape {tuple(index.shape)}")
-    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < STRIDE:
+    if readable(index) and index.numel() and not 0 <= int(index.min()) <= int(index.max()) < STRIDE:
         raise ValueError(
             f"index of edges must be places from 0, it goes from {int(index.min())} to {int(index.max())}"
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regard.attention.grid import Grid
 from regard.attention.masks.mask import Mask
+from regard.attention.picture import broadcastable
 
 __all__ = ["Function", "function"]
 
@@ -23,6 +24,15 @@ class Function(Mask):
     @property
     def formula(self) -> bool:
         return True
+
+    def check(self, query: Tensor, key: Tensor) -> None:
+        full = (*query.shape[:-1], key.shape[-2])
+        found = self.shape(Grid(full[-2], full[-1], query.ndim, query.device))
+        if not broadcastable(found, full):
+            raise ValueError(
+                "the function of a mask must give what is broadcastable to (..., heads, query_len, key_len) = "
+                f"{full}, it gives {found}"
+            )
 
     def at(self, query: Tensor, key: Tensor, grid: Grid) -> Tensor:
         shown = self.function(query + (grid.key_len - grid.query_len), key)

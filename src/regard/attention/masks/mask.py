@@ -110,6 +110,11 @@ class Mask:
     def __invert__(self) -> Mask:
         return Not(self)
 
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "a mask is neither true nor false: masks combine with &, | and ~, not with and, or and not"
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Dense(Mask):
@@ -260,8 +265,8 @@ def as_mask(mask: Mask | Tensor) -> Mask:
         return mask
     if not isinstance(mask, Tensor):
         raise TypeError(
-            "mask must be a regard mask, such as regard.masks.causal(), or a boolean tensor; "
-            f"it is {type(mask).__name__}"
+            "mask must be a regard mask, such as regard.masks.causal(), its name, or a boolean tensor; "
+            f"it is {'a function, which is to be called' if callable(mask) else type(mask).__name__}"
         )
     if mask.dtype != torch.bool:
         raise TypeError(

@@ -13,6 +13,7 @@ from regard.attention.normalizers.hard import Hardmax
 from regard.attention.normalizers.normalizer import Normalizer
 from regard.attention.normalizers.softmax import Softmax
 from regard.attention.numbers import check_number
+from regard.attention.parts import spelt
 
 __all__ = ["GumbelSoftmax", "Sample"]
 
@@ -55,8 +56,7 @@ class GumbelSoftmax(Normalizer):
     @property
     def spelling(self) -> str:
         """`gumbel` or `gumbel_hard`, and the temperature if it is not 1."""
-        spelt = super().spelling
-        return spelt.replace("gumbel", "gumbel_hard") if self.hard else spelt
+        return spelt(self, "gumbel_hard" if self.hard else "gumbel")
 
     def settled(self) -> Normalizer:
         """Softmax with the same temperature, or hardmax."""

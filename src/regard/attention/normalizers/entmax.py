@@ -120,7 +120,9 @@ class Entmax(Normalizer):
     name: ClassVar[str] = "entmax"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.alpha, Tensor) and not 1.0 < self.alpha < math.inf:
+        if isinstance(self.alpha, Tensor):
+            return
+        if not isinstance(self.alpha, int | float) or not 1.0 < self.alpha < math.inf:
             raise ValueError(
                 f"alpha of entmax must be a number above 1 (softmax is alpha = 1), it is {self.alpha!r}"
             )

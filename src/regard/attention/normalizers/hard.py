@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from regard.attention.normalizers.normalizer import Normalizer
+from regard.attention.numbers import check_any_number
 
 __all__ = ["Hardmax", "Threshold", "TopK", "TopP"]
 
@@ -110,6 +111,7 @@ class TopP(Normalizer):
     name: ClassVar[str] = "top_p"
 
     def __post_init__(self) -> None:
+        check_any_number("p of top_p", self.p)
         if not 0.0 < self.p <= 1.0:
             raise ValueError(f"p of top_p must be above 0 and at most 1, it is {self.p!r}")
 
@@ -148,6 +150,7 @@ class Threshold(Normalizer):
     name: ClassVar[str] = "threshold"
 
     def __post_init__(self) -> None:
+        check_any_number("the threshold", self.threshold)
         if not 0.0 < self.threshold <= 1.0:
             raise ValueError(f"the threshold must be above 0 and at most 1, it is {self.threshold!r}")
 

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from regard.attention.grid import Block
 from regard.attention.normalizers.normalizer import Normalizer
+from regard.attention.numbers import check_any_number
 
 __all__ = ["Monotonic", "MonotonicHard"]
 
@@ -56,6 +57,7 @@ class Monotonic(Normalizer):
     coupled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_any_number("the noise of monotonic", self.noise)
         if not 0.0 <= self.noise < float("inf"):
             raise ValueError(f"the noise of monotonic must be a number of at least 0, it is {self.noise!r}")
 
@@ -66,6 +68,9 @@ class Monotonic(Normalizer):
     @property
     def fixed(self) -> frozenset[str]:
         return frozenset({"previous"})
+
+    def held(self, key_len: int) -> int:
+        return max(2 * key_len.bit_length(), 1)
 
     def settled(self) -> Normalizer:
         """The reader itself, which stops at the first key whose chance is above one half."""
@@ -122,6 +127,9 @@ class MonotonicHard(Normalizer):
     @property
     def fixed(self) -> frozenset[str]:
         return frozenset({"previous"})
+
+    def held(self, key_len: int) -> int:
+        return max(2 * key_len.bit_length(), 1)
 
     def after(self, previous: Tensor) -> Normalizer:
         return replace(self, previous=previous)

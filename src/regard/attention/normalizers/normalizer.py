@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from regard.attention.grid import Block
+from regard.attention.numbers import check_any_number, check_device
 from regard.attention.parts import Part, spelt
 
 __all__ = ["Normalizer", "check_per_head", "per_head"]
@@ -40,6 +41,10 @@ class Normalizer(Part):
     def learn(self, heads: int) -> Normalizer:
         """This normaliser with the first values of the tensors that a layer of `heads` heads learns."""
         return self
+
+    def held(self, key_len: int) -> int:
+        """How many numbers are held for one query and key while `weigh` works, where that depends on their number."""
+        return 1
 
     def settled(self) -> Normalizer:
         """The normaliser to use where nothing is drawn or softened: after training."""
@@ -75,7 +80,11 @@ class Normalizer(Part):
 
 def check_per_head(what: str, value: float | Tensor, query: Tensor) -> None:
     """Raise `ValueError` unless `value` is a number or a tensor with one number, or one a head of `query`."""
-    if not isinstance(value, Tensor) or value.ndim == 0:
+    if not isinstance(value, Tensor):
+        check_any_number(what, value)
+        return
+    check_device(what, value, query)
+    if value.ndim == 0:
         return
     heads = query.shape[-3] if query.ndim > 2 else None
     if value.ndim != 1 or value.shape[0] != heads:

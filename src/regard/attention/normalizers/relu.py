@@ -37,7 +37,7 @@ class ReLU(Normalizer):
     name: ClassVar[str] = "relu"
 
     def __post_init__(self) -> None:
-        if self.power not in (1, 2):
+        if isinstance(self.power, bool) or self.power not in (1, 2):
             raise ValueError(f"the power of relu must be 1 or 2, it is {self.power!r}")
 
     def weigh(self, scores: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from regard.attention.normalizers.normalizer import Normalizer
+from regard.attention.numbers import check_any_number, check_number
 
 __all__ = ["Sigmoid", "Softmax"]
 
@@ -35,8 +36,7 @@ class Softmax(Normalizer):
     name: ClassVar[str] = "softmax"
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"the temperature of softmax must be above 0, it is {self.temperature}")
+        check_number("the temperature of softmax", self.temperature)
 
     def weigh(self, scores: Tensor) -> Tensor:
         return torch.softmax(scores if self.temperature == 1.0 else scores / self.temperature, dim=-1)
@@ -62,6 +62,9 @@ class Sigmoid(Normalizer):
 
     bias: float = 0.0
     name: ClassVar[str] = "sigmoid"
+
+    def __post_init__(self) -> None:
+        check_any_number("the bias of sigmoid", self.bias)
 
     def weigh(self, scores: Tensor) -> Tensor:
         return torch.sigmoid(scores + self.bias if self.bias else scores)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from regard.attention.numbers import check_any_number
 from regard.attention.scores.score import Score
 
 __all__ = ["Distance"]
@@ -36,6 +37,10 @@ class Distance(Score):
 
     scale: float | None = None
     name: ClassVar[str] = "distance"
+
+    def __post_init__(self) -> None:
+        if self.scale is not None:
+            check_any_number("the scale of distance", self.scale)
 
     @property
     def product(self) -> bool:

@@ -25,6 +25,10 @@ class Modifier(Score):
 
     score: Score
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.score, Score):
+            raise TypeError(f"a modifier must be given a score, it is given {type(self.score).__name__}")
+
     @property
     def spelling(self) -> str:
         return f"{self.score.spelling}+{spelt(self, self.name)}"

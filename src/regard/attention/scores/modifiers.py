@@ -43,6 +43,7 @@ class SoftCap(Modifier):
     name: ClassVar[str] = "softcap"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("the cap of softcap", self.cap)
 
     @property
@@ -84,6 +85,7 @@ class LeakyReLU(Modifier):
     name: ClassVar[str] = "leaky"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("the slope of leaky", self.slope)
 
     @property
@@ -133,6 +135,7 @@ class QKNorm(Modifier):
     name: ClassVar[str] = "qknorm"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("epsilon of qknorm", self.epsilon)
 
     def learn(self, heads: int, size: int) -> Score:

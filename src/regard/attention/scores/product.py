@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from regard.attention.numbers import check_whole
+from regard.attention.numbers import check_any_number, check_whole
 from regard.attention.scores.score import Score, check_shape, for_each_head, needed
 
 __all__ = ["Cosine", "Dot", "General", "Linear", "Location", "ScaledDot"]
@@ -57,6 +57,10 @@ class ScaledDot(Score):
     scale: float | None = None
     name: ClassVar[str] = "scaled_dot"
 
+    def __post_init__(self) -> None:
+        if self.scale is not None:
+            check_any_number("the scale of scaled_dot", self.scale)
+
     def factor(self, size: int) -> float:
         return 1.0 / math.sqrt(max(size, 1)) if self.scale is None else self.scale
 
@@ -85,6 +89,10 @@ class Cosine(Score):
 
     scale: float | Tensor = 1.0
     name: ClassVar[str] = "cosine"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.scale, Tensor):
+            check_any_number("the scale of cosine", self.scale)
 
     def learn(self, heads: int, size: int) -> Score:
         """A scale of 10 a head, for cosines of at most 1 could not make softmax prefer anything; a scale that was given

@@ -49,6 +49,7 @@ class Rotary(Modifier):
     name: ClassVar[str] = "rotary"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("base of rotary positions", self.base, 1.0)
         if self.size is not None:
             check_whole("size of rotary positions", self.size, 2)
@@ -113,6 +114,7 @@ class Rotary2D(Modifier):
     name: ClassVar[str] = "rotary_2d"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_whole("rows of rotary positions", self.rows, 1)
         check_whole("columns of rotary positions", self.columns, 1)
         check_number("base of rotary positions", self.base, 1.0)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from regard.attention.numbers import check_device
 from regard.attention.parts import Part, spelt
 
 __all__ = ["Score", "check_shape", "for_each_head", "needed"]
@@ -86,6 +87,7 @@ def check_shape(field: str, score: str, tensor: Tensor, one: tuple[int, ...], qu
     """Raise `ValueError` unless `tensor` has the shape `one`, or that once a head of `query`."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"the {field} of the score {score!r} must be a tensor, it is {type(tensor).__name__}")
+    check_device(f"the {field} of the score {score!r}", tensor, query)
     allowed = [one] if query.ndim < 3 else [one, (query.shape[-3], *one)]
     if tuple(tensor.shape) not in allowed:
         raise ValueError(
