@@ -37,13 +37,14 @@ COPIES = 4
 
 
 def mechanisms() -> list[str]:
-    """Every score and modifier under softmax, every normaliser with a product and with a score that is none, every mask
-    and bias; a word in capitals stands for a mask made for the length."""
+    """Every score and modifier under softmax; every normaliser with a product, those that do not couple queries with a
+    score that is none, too; every mask and bias. A word in capitals stands for a mask made for the length."""
     numbers = {"location": f"location-{LENGTHS[-1]}", "relative": "relative-64"}
     masks = {"window": "window-64", "dilated": "dilated-64-2", "prefix": "prefix-100"}
     scores = [f"{numbers.get(name, name)}/softmax" for name in SCORES]
     modified = [f"scaled_dot+{name}/softmax" for name in MODIFIERS if name != "rotary_2d"]
-    weighed = [f"{score}/{name}" for score in ("scaled_dot", "dot+softcap") for name in NORMALIZERS]
+    weighed = [f"scaled_dot/{name}" for name in NORMALIZERS]
+    weighed += [f"dot+softcap/{name}" for name, made in NORMALIZERS.items() if not made().coupled]
     masked = [f"scaled_dot/sparsemax/{masks.get(name, name)}" for name in MASKS if name != "neighbourhood"]
     made = [
         f"scaled_dot/sparsemax/{name}"

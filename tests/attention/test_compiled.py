@@ -99,9 +99,12 @@ def test_long_calls_are_compiled_into_blocks_that_are_computed_again(monkeypatch
         torch.testing.assert_close(one, two, atol=2e-5, rtol=2e-5)
 
 
-def test_dropout_is_drawn_anew_by_each_compiled_call() -> None:
+@pytest.mark.parametrize(
+    "settings", [{"dropout": 0.5}, {"normalizer": "gumbel_hard"}, {"normalizer": "sample"}]
+)
+def test_what_is_drawn_is_drawn_anew_by_each_compiled_call(settings: dict[str, Any]) -> None:
     compiled = torch.compile(
-        lambda q: regard.attend(q, q, q, dropout=0.5), fullgraph=True, backend="aot_eager"
+        lambda q: regard.attend(q, q, q, **settings), fullgraph=True, backend="aot_eager"
     )
     query = torch.randn(1, 2, 16, 8)
     assert not torch.equal(compiled(query), compiled(query))
