@@ -273,7 +273,11 @@ def alone() -> Iterator[tuple[str, Tensor]]:
     # What a key has and the query lacks counts against it, what it lacks itself a little less.
     set_to(graph.target, weight=-torch.eye(8))
     set_to(graph.score, weight=torch.full((8,), -0.5))
-    yield "graph", graph(QUERY, TREE[:, :7], return_weights=True)[1]
+    along = graph(QUERY, TREE[:, :7], return_weights=True)[1]
+    sources, targets = torch.cat([TREE[:, :7], torch.arange(8).expand(2, -1)], dim=1)
+    pairs = torch.zeros(8, 8, dtype=QUERY.dtype)
+    pairs[targets, sources] = along[0].detach()
+    yield "graph", pairs
     pool = plain(layers.AttentionPooling(8, mechanism="scaled_dot/softmax", seeds=2))
     set_to(pool, seeds=torch.tensor([[0, 0, 0, 2, 0, 2, 0, 0], [0, 0, 0, 0, 0, 0, 3, 0]]))
     yield "pooling", pool(QUERY[None], torch.tensor([8]), return_weights=True)[1]

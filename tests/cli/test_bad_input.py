@@ -74,7 +74,7 @@ def test_an_unreadable_file_is_named(
     [
         (
             ["--attention", "adative/softmax"],
-            ["unknown score 'adative' (did you mean 'additive'?)", "sparsemax"],
+            ["unknown score 'adative' (did you mean 'additive'?)", "cosine"],
         ),
         (
             ["--attention", "dot/sofmax"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+import regard
 from regard.layers import BahdanauAttention
 
 
@@ -41,5 +43,20 @@ def test_it_learns_both_projections_and_the_vector() -> None:
 def test_another_normaliser_may_leave_places_out() -> None:
     torch.manual_seed(0)
     look = BahdanauAttention(3, 5, normalizer="top-2")
-    _, weights = look(torch.randn(2, 1, 3), look.prepare(torch.randn(2, 6, 5), torch.tensor([6, 4])), True)
+    _, weights = look(
+        torch.randn(2, 1, 3), look.prepare(torch.randn(2, 6, 5), torch.tensor([6, 4])), return_weights=True
+    )
     assert (weights > 0).sum(-1).tolist() == [[[2]], [[2]]]
+
+
+def test_the_normalizer_may_be_an_object() -> None:
+    torch.manual_seed(0)
+    named = BahdanauAttention(4, 6, normalizer="softmax-0.5")
+    given = BahdanauAttention(4, 6, normalizer=regard.normalizers.Softmax(0.5))
+    given.load_state_dict(named.state_dict())
+    memory, query = torch.randn(2, 5, 6), torch.randn(2, 3, 4)
+    lengths = torch.tensor([5, 3])
+    found, expected = (look(query, look.prepare(memory, lengths))[0] for look in (given, named))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    with pytest.raises(TypeError, match=r"normalizer of a mechanism must be an object of regard.normalizers"):
+        BahdanauAttention(4, 6, normalizer=3)

@@ -84,3 +84,14 @@ def test_bad_arguments_are_named() -> None:
         ValueError, match=r"query_lengths must be one a sequence, \(2,\), it has shape \(1,\)"
     ):
         flow(context, context_lengths, query, query_lengths[:1])
+
+
+@pytest.mark.parametrize("words", [0, 3])
+def test_an_empty_question_finds_and_is_found_nowhere(words: int) -> None:
+    torch.manual_seed(0)
+    flow = BidirectionalAttentionFlow(4).double()
+    context, query = torch.randn(2, 5, 4).double(), torch.randn(2, words, 4).double()
+    output, _ = flow(context, torch.tensor([5, 4]), query, torch.tensor([words, 0]))
+    torch.testing.assert_close(output[1, :4, :4], context[1, :4])
+    assert not output[1, :, 4:].any()
+    assert output[0, :, 4:].any() == bool(words)

@@ -140,3 +140,14 @@ def test_a_cache_of_another_batch_is_named() -> None:
     cache = layer(torch.randn(2, 3, 12, dtype=torch.float64))[2]
     with pytest.raises(ValueError, match="the cache must have the batch of the sequence, 3, it has 2"):
         layer(torch.randn(3, 1, 12, dtype=torch.float64), None, cache)
+
+
+def test_without_gradients_disabled_nothing_that_is_held_changes() -> None:
+    """Queries that are differentiated hold the keys; a step of a later branch must not write to their tensor."""
+    cache = Cache(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1, 2))
+    query = torch.ones(2, requires_grad=True)
+    first = cache.append(*(torch.ones(1, 1, 1, 2),) * 2)
+    output = (query * first.key).sum()
+    first.append(*(torch.ones(1, 1, 1, 2),) * 2)
+    output.backward()
+    assert query.grad.tolist() == [2.0, 2.0]

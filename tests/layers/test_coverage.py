@@ -102,3 +102,11 @@ def test_training_with_the_loss_keeps_it_from_looking_twice() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_loss_of_half_precision_is_that_of_single() -> None:
+    weights = torch.full((600, 2), 0.5).bfloat16()
+    assert torch.equal(coverage_loss(weights), coverage_loss(weights.float()))
+    coverage = torch.full((2,), 300.0)
+    late = coverage_loss(torch.tensor([[2.0, 0.0]]).bfloat16(), coverage)
+    assert late.tolist() == [2.0]

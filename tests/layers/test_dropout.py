@@ -64,3 +64,16 @@ def test_evaluation_and_rate_zero_change_nothing():
     assert Dropout(0.0)(input) is input
     with pytest.raises(ValueError, match="rate"):
         Dropout(1.0)
+
+
+def test_compiled_and_mapped_it_is_pytorchs() -> None:
+    layer = Dropout(0.5)
+    x = torch.ones(4, 1000)
+    for run in (
+        torch.compile(layer, fullgraph=True, backend="eager"),
+        torch.vmap(layer, randomness="different"),
+        torch.vmap(lambda row: layer.add(torch.zeros_like(row), row), randomness="different"),
+    ):
+        found = run(x)
+        assert set(found.unique().tolist()) == {0.0, 2.0}
+        assert 0.4 < (found > 0).float().mean() < 0.6

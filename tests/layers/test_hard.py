@@ -121,3 +121,17 @@ def test_bad_arguments_are_named() -> None:
         ReinforceLoss(entropy=0.1)(weights, torch.zeros(2), torch.zeros(3, 4))
     with pytest.raises(ValueError, match=r"decay must be at least 0 and below 1, it is 1.0"):
         MovingBaseline(1.0)
+
+
+def test_one_head_needs_no_axis_in_the_reward() -> None:
+    weights = torch.rand(2, 1, 3, 4, requires_grad=True)
+    reward = torch.randn(2, 3)
+    losses = [ReinforceLoss()(weights, given) for given in (reward, reward[:, None])]
+    assert torch.equal(*losses)
+
+
+def test_the_baseline_does_not_stop_in_half_precision() -> None:
+    baseline = MovingBaseline(0.999).bfloat16()
+    for _ in range(3000):
+        baseline(torch.ones(1, dtype=torch.bfloat16))
+    assert baseline.value.item() == pytest.approx(1 - 0.999**3000, rel=1e-3)

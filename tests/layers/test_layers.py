@@ -101,7 +101,7 @@ def test_bad_sizes_and_spellings_are_named() -> None:
         SelfAttention(10, 3)
     with pytest.raises(ValueError, match="did you mean 'sparsemax'"):
         LearnedMechanism("dot/sparsmax", heads=1, size=4)
-    with pytest.raises(ValueError, match="'none' where a model may do without"):
+    with pytest.raises(ValueError, match="'none' is for models that can do without"):
         MemoryAttention("none", 4, 4)
 
 
@@ -141,3 +141,82 @@ def test_a_mechanism_may_be_an_object() -> None:
     given.load_state_dict(named.state_dict())
     sequence = torch.randn(2, 5, 8)
     torch.testing.assert_close(given(sequence)[0], named(sequence)[0], rtol=0, atol=0)
+
+
+def test_two_layers_of_one_object_are_independent_and_leave_it_alone() -> None:
+    score = regard.scores.Additive(weight=torch.ones(4))
+    first, second = (SelfAttention(8, 2, regard.Mechanism(score, regard.normalizers.Softmax())) for _ in "ab")
+    with torch.no_grad():
+        first.look.score.weight.add_(1.0)
+    assert torch.equal(score.weight, torch.ones(4))
+    assert torch.equal(second.look.score.weight, torch.ones(4))
+
+
+@pytest.mark.parametrize("mask", [torch.ones(5, 5, dtype=torch.bool).tril(), regard.masks.causal()])
+def test_a_layer_with_a_mask_of_its_own_compiles_with_another(mask: object) -> None:
+    torch.manual_seed(0)
+    layer = SelfAttention(8, 2, "dot/softmax/window-2").eval()
+    sequence = torch.randn(1, 5, 8)
+    compiled = torch.compile(lambda sequence: layer(sequence, mask)[0], fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(sequence), layer(sequence, mask)[0])
+
+
+def test_arguments_of_the_wrong_kind_are_named() -> None:
+    for look in (MemoryAttention("dot/softmax", 8, 8), CrossAttention(8, 2), LuongAttention(8, 8)):
+        with pytest.raises(TypeError, match=r"it is Tensor: call layer.prepare\(memory, lengths\) first"):
+            look(torch.randn(2, 3, 8), torch.randn(2, 5, 8))
+    with pytest.raises(TypeError, match="cache must be the Cache of an earlier call, it is tuple"):
+        SelfAttention(8, 2)(torch.randn(2, 1, 8), cache=(torch.randn(2, 2, 3, 4),))
+    _, _, cache = SelfAttention(8, 4)(torch.randn(2, 1, 8))
+    with pytest.raises(
+        ValueError, match=r"key of the cache must be \(batch, 2, length, 4\), .* \(2, 4, 1, 2\)"
+    ):
+        SelfAttention(8, 2)(torch.randn(2, 1, 8), cache=cache)
+    with pytest.raises(ValueError, match=r"dropout must be at least 0 and below 1, it is 1.5"):
+        SelfAttention(8, 2, dropout=1.5)
+    with pytest.raises(TypeError, match="dropout must be a number, it is str"):
+        LearnedMechanism("dot/softmax", heads=1, size=4, dropout="0.5")
+    with pytest.raises(TypeError, match=r"a mechanism must be spelt .*, it is int"):
+        SelfAttention(8, 2, 3)
+    with pytest.raises(
+        ValueError, match="memory_size must be a multiple of heads: memory_size is 9, heads is 2"
+    ):
+        MemoryAttention("dot/softmax", 8, 9, attention_size=8, heads=2)
+    with pytest.raises(ValueError, match="attention_size must be a multiple of heads: attention_size is 7"):
+        MemoryAttention("dot/softmax", 8, 8, attention_size=7, heads=2)
+    with pytest.raises(ValueError, match="heads must be a whole number of at least 1, it is 0"):
+        SelfAttention(8, 0)
+    with pytest.raises(ValueError, match="position must be a whole number of at least 0, it is -1"):
+        look(torch.randn(2, 3, 8), look.prepare(torch.randn(2, 5, 8), torch.tensor([5, 3])), position=-1)
+
+
+def test_cross_attention_wants_queries_that_stand_by_themselves() -> None:
+    with pytest.raises(ValueError, match="'dot/monotonic' does not: MonotonicAttention goes on"):
+        CrossAttention(8, 2, "dot/monotonic")
+
+
+@pytest.mark.parametrize("kind", [MemoryAttention, CrossAttention, LuongAttention])
+def test_lengths_may_be_on_another_device_than_the_memory(kind: type) -> None:
+    sizes = {MemoryAttention: ("dot/softmax", 8, 8), CrossAttention: (8, 2), LuongAttention: (8, 8)}
+    layer = kind(*sizes[kind]).to("meta")
+    memory = layer.prepare(torch.empty(2, 5, 8, device="meta"), torch.tensor([5, 3]))
+    assert memory.mask.device.type == "meta"
+
+
+def test_a_memory_of_another_layer_is_named() -> None:
+    memory = CrossAttention(8, 1).prepare(torch.randn(2, 5, 8), torch.tensor([5, 3]))
+    with pytest.raises(
+        ValueError, match=r"prepared by this layer, its key \(batch, 2, memory_len, 4\): .*1, 5, 8"
+    ):
+        CrossAttention(8, 2)(torch.randn(2, 3, 8), memory)
+
+
+def test_a_mechanism_is_made_of_its_parts_and_spells_itself() -> None:
+    made = regard.Mechanism(regard.scores.Dot(), regard.normalizers.TopK(4), regard.masks.causal())
+    assert made.spelling == "dot/top-4/causal"
+    assert made.over_memory().mask is None
+    for wrong, named in ((("dot", "softmax"), "score"), ((regard.scores.Dot(), "softmax"), "normalizer")):
+        with pytest.raises(
+            TypeError, match=f"the {named} of a mechanism must be an object of regard.{named}s"
+        ):
+            regard.Mechanism(*wrong)

@@ -107,3 +107,23 @@ def test_bad_arguments_are_named() -> None:
         look.step(query, prepared)
     with pytest.raises(ValueError, match="kernel must be odd, it is 4"):
         LocationSensitiveAttention(3, 5, kernel=4)
+
+
+def test_coupled_normalizers_and_wrong_states_are_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"normalizer must weigh each query by itself, .*'monotonic' does not"
+    ):
+        LocationSensitiveAttention(4, 6, normalizer="monotonic")
+    layer = LocationSensitiveAttention(4, 6)
+    memory = layer.prepare(torch.randn(2, 5, 6), torch.tensor([5, 3]))
+    with pytest.raises(TypeError, match="state must be a tensor, it is list"):
+        layer.step(torch.randn(2, 4), memory, [1.0])
+    with pytest.raises(TypeError, match=r"call layer.prepare\(memory, lengths\) first"):
+        layer.start(torch.randn(2, 5, 6))
+
+
+def test_sums_do_not_stop_growing_in_half_precision() -> None:
+    layer = LocationSensitiveAttention(4, 6).bfloat16()
+    memory = layer.prepare(torch.zeros(1, 1, 6).bfloat16(), torch.tensor([1]))
+    _, _, state = layer(torch.zeros(1, 300, 4).bfloat16(), memory)
+    assert state[0, 1].item() == 300  # bfloat16 stops at 256

@@ -111,3 +111,20 @@ def test_what_does_not_exist_is_named() -> None:
         LuongAttention(4, 4, kind="local-m", width=0)
     with pytest.raises(ValueError, match="did you mean 'general'"):
         LuongAttention(4, 4, "generl")
+
+
+@pytest.mark.parametrize("kind", ["local-m", "local-p"])
+def test_half_precision_counts_the_places_of_a_long_memory(kind: str) -> None:
+    torch.manual_seed(0)
+    layer = LuongAttention(8, 8, "dot", kind=kind, width=2).bfloat16()
+    memory = layer.prepare(torch.zeros(1, 1500, 8).bfloat16(), torch.tensor([1500]))
+    query = torch.randn(1, 1, 8).bfloat16()
+    _, weights = layer(query, memory, return_weights=True, position=1001)
+    precise = LuongAttention(8, 8, "dot", kind=kind, width=2)
+    precise.load_state_dict(layer.state_dict())
+    memory = precise.prepare(torch.zeros(1, 1500, 8), torch.tensor([1500]))
+    _, expected = precise(query.float(), memory, return_weights=True, position=1001)
+    places = torch.arange(1500.0)
+    found, right = ((one.float() * places).sum() / one.float().sum() for one in (weights, expected))
+    # The window is 2 places to either side; the hidden units of local-p are of half precision.
+    assert abs(found - right) < (0.1 if kind == "local-m" else 2.0)

@@ -463,3 +463,46 @@ def test_bad_input_is_named(tensors: tuple[Any, ...], masks: dict[str, Any], sen
     layer = MultiheadAttention(SIZE, HEADS, dtype=torch.float64)
     with pytest.raises((TypeError, ValueError), match=sentence):
         layer(*tensors, **masks)
+
+
+def test_numbers_to_be_added_are_added_beside_is_causal() -> None:
+    torch.manual_seed(0)
+    theirs = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    ours = MultiheadAttention(8, 2, batch_first=True)
+    ours.load_state_dict(theirs.state_dict())
+    x, added = torch.randn(2, 5, 8), torch.randn(5, 5) + torch.full((5, 5), -torch.inf).triu(1)
+    expected = theirs(x, x, x, attn_mask=added, is_causal=True)
+    found = ours(x, x, x, attn_mask=added, is_causal=True)
+    torch.testing.assert_close(found, expected)
+    silent, _ = ours(x, x, x, attn_mask=added, is_causal=True, need_weights=False)
+    torch.testing.assert_close(silent, expected[0])
+
+
+def test_a_score_may_be_a_function_or_a_module() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 8)
+    near = MultiheadAttention(8, 2, batch_first=True, score=lambda q, k: -(q - k).square().sum(-1))
+    named = MultiheadAttention(8, 2, batch_first=True, score="distance")
+    named.load_state_dict(near.state_dict(), strict=False)
+    factor = named.score().compare(torch.zeros(1, 4), torch.ones(1, 4)).item() / -4
+    near = MultiheadAttention(8, 2, batch_first=True, score=lambda q, k: -factor * (q - k).square().sum(-1))
+    near.load_state_dict(named.state_dict(), strict=False)
+    torch.testing.assert_close(near(x, x, x)[0], named(x, x, x)[0])
+
+    class Weighed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(4))
+
+        def forward(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            return (self.weight * query * key).sum(-1)
+
+    layer = MultiheadAttention(8, 2, batch_first=True, score=Weighed())
+    layer(x, x, x)[0].square().sum().backward()
+    assert layer.score.parameters_0.grad.any()
+    with pytest.raises(TypeError, match="score must be a regard score, its name or a function"):
+        MultiheadAttention(8, 2, score=3)
+    with pytest.raises(TypeError, match="normalizer must be a regard normalizer or its name, it is 3"):
+        MultiheadAttention(8, 2, normalizer=3)
+    with pytest.raises(ValueError, match=r"dropout must be at least 0 and below 1, it is 1.0"):
+        MultiheadAttention(8, 2, 1.0)

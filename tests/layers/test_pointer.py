@@ -31,14 +31,14 @@ def test_what_is_visited_is_never_pointed_at() -> None:
     query, memory, lengths = inputs()
     prepared = point.prepare(memory, lengths)
     free = torch.tensor([[[True, False, True, False, True, True]], [[False, True, False, False, True, True]]])
-    found = point(query, prepared, free)
+    found = point(query, prepared, mask=free)
     shown = free.expand(2, 3, 6) & (torch.arange(6) < lengths[:, None, None])
     assert torch.equal(found > -torch.inf, shown)
     torch.testing.assert_close(found.exp().sum(-1), torch.ones(2, 3).double())
     # Hiding a place is the same as having none there.
     alone = point(query[:1], point.prepare(memory[:1, [0, 2, 4, 5]], torch.tensor([4])))
     torch.testing.assert_close(found[:1, :, [0, 2, 4, 5]], alone)
-    everywhere_been = point(query, prepared, torch.zeros(2, 3, 6, dtype=torch.bool))
+    everywhere_been = point(query, prepared, mask=torch.zeros(2, 3, 6, dtype=torch.bool))
     assert (everywhere_been == -torch.inf).all()
 
 
@@ -54,7 +54,7 @@ def test_the_loss_of_an_improbable_place_is_finite_and_teaches() -> None:
     found[0, 0, 0].backward()
     assert point.query.weight.grad.item() == -200.0
     prepared = point.prepare(torch.ones(1, 3, 1), torch.tensor([3]))
-    blind = point(torch.ones(1, 1, 1), prepared, torch.tensor([False, False, False]))
+    blind = point(torch.ones(1, 1, 1), prepared, mask=torch.tensor([False, False, False]))
     blind.exp().sum().backward()
     assert torch.isfinite(point.query.weight.grad).all()
 
@@ -122,11 +122,11 @@ def test_bad_arguments_are_named() -> None:
     with pytest.raises(
         TypeError, match=r"mask must be boolean, True where the query may point, it is torch.int64"
     ):
-        point(query, prepared, torch.ones(6, dtype=torch.int64))
+        point(query, prepared, mask=torch.ones(6, dtype=torch.int64))
     with pytest.raises(
         ValueError, match=r"mask must be broadcastable to \(batch, query_len, memory_len\) = \(2, 3, 6\)"
     ):
-        point(query, prepared, torch.ones(5, dtype=torch.bool))
+        point(query, prepared, mask=torch.ones(5, dtype=torch.bool))
     gate = CopyGate(3)
     features, scores, weights = torch.randn(1, 2, 3), torch.randn(1, 2, 4), torch.rand(1, 2, 3)
     with pytest.raises(ValueError, match=r"weights must be \(1, 2, 2\), they have shape \(1, 2, 3\)"):
@@ -135,3 +135,18 @@ def test_bad_arguments_are_named() -> None:
         gate(features, scores, weights, torch.tensor([[1, 4, 2]]))
     with pytest.raises(ValueError, match="extra must be a whole number of at least 0, it is -1"):
         gate(features, scores, weights, torch.tensor([[1, 2, 2]]), extra=-1)
+
+
+def test_half_precision_has_the_logarithms_of_single() -> None:
+    torch.manual_seed(0)
+    half = PointerAttention(4, 6).bfloat16()
+    memory = half.prepare(torch.randn(2, 5, 6).bfloat16(), torch.tensor([5, 3]))
+    query = torch.randn(2, 3, 4).bfloat16()
+    found = half(query, memory)
+    assert found.dtype == torch.float32
+    single = PointerAttention(4, 6)
+    single.load_state_dict(half.state_dict())
+    projected = half.query(query).float()[:, None], memory.key.float()
+    scores = single.score().compare(*single.score().prepare(*projected)).squeeze(1)
+    expected = torch.log_softmax(scores.masked_fill(~memory.mask[:, 0], -torch.inf), -1)
+    torch.testing.assert_close(found, expected)

@@ -73,3 +73,11 @@ def test_every_part_learns() -> None:
         AttentionPooling(4, seeds=0)
     with pytest.raises(ValueError, match=r"sequence must be \(batch, length, 4\), it has shape \(6, 4\)"):
         pool(torch.randn(6, 4), torch.tensor([6]))
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_nothing_sums_up_to_zero(heads: int) -> None:
+    pool = AttentionPooling(4, heads)
+    output, _ = pool(torch.randn(2, 3, 4), torch.tensor([0, 3]))
+    assert not output[0].any()
+    assert output[1].any()

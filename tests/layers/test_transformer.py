@@ -145,3 +145,34 @@ def test_what_does_not_exist_is_named() -> None:
         layer(torch.randn(3, 1, 8), memory, width=2)
     with pytest.raises(ValueError, match="size is 9, heads is 2"):
         TransformerEncoderLayer(9, 2, 12)
+
+
+@pytest.mark.parametrize("mechanism", ["scaled_dot+rotary/softmax", "dot/softmax/window-1/alibi"])
+def test_by_default_the_memory_is_looked_at_without_what_tells_distances(mechanism: str) -> None:
+    torch.manual_seed(0)
+    layer = TransformerDecoderLayer(8, 2, 12, mechanism).double()
+    sequence, encoded = torch.randn(2, 4, 8).double(), torch.randn(2, 7, 8).double()
+    lengths = torch.tensor([7, 3])
+    whole, _, _ = layer(sequence, layer.prepare(encoded, lengths))
+    cache = None
+    for place in range(4):
+        step, _, cache = layer(sequence[:, place : place + 1], layer.prepare(encoded, lengths), cache)
+        torch.testing.assert_close(step, whole[:, place : place + 1])
+    alone, _, _ = layer(sequence[1:], layer.prepare(encoded[1:, :3], lengths[1:]))
+    torch.testing.assert_close(alone, whole[1:])  # padding counts for nothing
+
+
+def test_what_the_memory_cannot_be_looked_at_with_is_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"must have no mask, bias or rotary positions, .*: 'dot/softmax', it is"
+    ):
+        TransformerDecoderLayer(8, 2, 12, cross_mechanism="dot+rotary/softmax/window-2")
+    for how in ({"mechanism": "dot/monotonic"}, {"cross_mechanism": "dot/monotonic_hard"}):
+        with pytest.raises(ValueError, match=r"'dot/monotonic.*' does not: MonotonicAttention goes on"):
+            TransformerDecoderLayer(8, 2, 12, **how)
+    for rate in ("dropout", "attention_dropout"):
+        with pytest.raises(ValueError, match=rf"^{rate} must be at least 0 and below 1, it is 1.5"):
+            TransformerEncoderLayer(8, 2, 12, **{rate: 1.5})
+    layer = TransformerDecoderLayer(8, 2, 12)
+    with pytest.raises(TypeError, match=r"it is Tensor: call layer.prepare\(memory, lengths\) first"):
+        layer(torch.randn(2, 1, 8), torch.randn(2, 5, 8))

@@ -177,7 +177,7 @@ def test_tied_tables_are_one(tying):
                 "target_vocabulary": 9,
                 "attention": "dot/softmax/causal",
             },
-            "without a mask",
+            "without mask, bias and rotary positions",
         ),
         (
             {
@@ -186,7 +186,7 @@ def test_tied_tables_are_one(tying):
                 "target_vocabulary": 9,
                 "attention": "dot/softmax/alibi",
             },
-            "without a bias",
+            "without mask, bias and rotary positions",
         ),
         (
             {
@@ -195,7 +195,7 @@ def test_tied_tables_are_one(tying):
                 "target_vocabulary": 9,
                 "attention": "dot+rotary+softcap-30/softmax",
             },
-            "without rotary positions",
+            "softcap-30/softmax.; got",
         ),
         (
             {"model": "rnn", "source_vocabulary": 9, "target_vocabulary": 9, "attention": "dot/monotonic"},
@@ -210,7 +210,7 @@ def test_bad_settings_are_named(settings, said):
 
 def test_the_source_is_looked_at_without_what_hangs_on_places():
     settings = TransformerSettings(9, 9, attention="dot+rotary+softcap-30/sparsemax/window-2/alibi")
-    assert settings.over_source == "dot+softcap-30/sparsemax"
+    assert settings.over_source.spelling == "dot+softcap-30/sparsemax"
 
 
 def test_settings_survive_json():
@@ -249,3 +249,16 @@ def test_learns_to_copy(tiny, name):
         loss.backward()
         optimizer.step()
     assert loss.item() / tokens < 0.1
+
+
+def test_only_matrices_that_hold_several_projections_begin_as_several():
+    torch.manual_seed(0)
+    model = build(TransformerSettings(9, 9, size=32, ffn_size=64, heads=2))
+    layer = model.decoder[0]
+    for weight, blocks in (
+        (layer.feed_forward.widen.weight, 1),
+        (layer.attention.query_key_value.weight, 3),
+        (layer.cross_attention.key_value.weight, 2),
+    ):
+        bound = (6 / (32 + weight.shape[0] / blocks)) ** 0.5
+        assert 0.98 * bound < weight.abs().max() <= bound

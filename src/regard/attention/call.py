@@ -181,16 +181,30 @@ def _remembered(known: dict[str, Named], named: Callable[[str], Named], name: st
     return known[name]
 
 
+def _check_tensor(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, it is {type(tensor).__name__}")
+    if type(tensor) is not Tensor and tensor.is_nested:
+        raise TypeError(f"{name} must not be nested: only regard.attend takes jagged tensors")
+    if tensor.dtype not in DTYPES:
+        raise TypeError(f"{name} must be of a floating-point type, it is {tensor.dtype}")
+    if tensor.ndim < 2:
+        raise ValueError(f"{name} must be (..., heads, length, size), it has shape {tuple(tensor.shape)}")
+
+
 def _check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, it is {type(tensor).__name__}")
-        if type(tensor) is not Tensor and tensor.is_nested:
-            raise TypeError(f"{name} must not be nested: only regard.attend takes jagged tensors")
-        if tensor.dtype not in DTYPES:
-            raise TypeError(f"{name} must be of a floating-point type, it is {tensor.dtype}")
-        if tensor.ndim < 2:
-            raise ValueError(f"{name} must be (..., heads, length, size), it has shape {tuple(tensor.shape)}")
+    dtype = query.dtype if type(query) is Tensor else None
+    # One test of all that is usual; which of them is not is asked one by one.
+    if not (
+        dtype in DTYPES
+        and type(key) is type(value) is Tensor
+        and key.dtype is value.dtype is dtype
+        and query.ndim > 1
+        and key.ndim > 1
+        and value.ndim > 1
+    ):
+        for name, tensor in (("query", query), ("key", key), ("value", value)):
+            _check_tensor(name, tensor)
     if not query.device == key.device == value.device:
         raise ValueError(
             f"query, key and value must be on one device: they are on {query.device}, {key.device}, {value.device}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from regard.attention.mechanism import Mechanism
+from regard.attention.normalizers import Normalizer
+from regard.attention.scores import Additive
 from regard.layers.memory import MemoryAttention
 
 __all__ = ["BahdanauAttention"]
@@ -14,12 +17,13 @@ class BahdanauAttention(MemoryAttention):
     e_{ij} = v^\top \tanh(W_q s_i + W_k h_j + b)$$
 
     It is `MemoryAttention("additive/softmax")` by its name: project the memory once with `prepare`, then look with one
-    query or many. `normalizer` may be any other: `"sparsemax"`, `"top-8"`.
+    query or many. `normalizer` may be any other, by name or as an object:
+    `"sparsemax"`, `"top-8"`, `regard.normalizers.Softmax(0.5)`.
 
     *Shape:* query `(batch, query_len, query_size)`, memory `(batch, memory_len, memory_size)` ->
     `(batch, query_len, memory_size)`. `attention_size` ($v$, $b$) is `memory_size` when not given.
 
-    Raises `ValueError` for sizes below 1 and for a normaliser that does not exist.
+    Raises `ValueError` for sizes below 1 and for a normaliser that does not exist; `TypeError` for what is none.
 
     Example:
         >>> import torch
@@ -40,9 +44,12 @@ class BahdanauAttention(MemoryAttention):
         memory_size: int,
         attention_size: int | None = None,
         *,
-        normalizer: str = "softmax",
+        normalizer: Normalizer | str = "softmax",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(
-            f"additive/{normalizer}", query_size, memory_size, attention_size=attention_size, dropout=dropout
+        mechanism = (
+            Mechanism.parse(f"additive/{normalizer}")
+            if isinstance(normalizer, str)
+            else Mechanism(Additive(), normalizer)
         )
+        super().__init__(mechanism, query_size, memory_size, attention_size=attention_size, dropout=dropout)

@@ -7,11 +7,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from regard.attention.masks import padding
+from regard.attention.masks import dense, padding
 from regard.attention.operator import attend
 from regard.attention.scores import Linear
 from regard.layers.checks import check_batch, check_lengths, check_sequence, check_sizes
-from regard.layers.learned import LearnedPart, uniform
+from regard.layers.learned import LearnedPart, uniform, visible
 
 __all__ = ["BidirectionalAttentionFlow"]
 
@@ -26,7 +26,8 @@ class BidirectionalAttentionFlow(nn.Module):
     \tilde h = \sum_t \mathrm{softmax}_t\bigl(\max_j s_{tj}\bigr)\, h_t$$
 
     Neither the `(context_len, query_len, 3 * size)` features nor, on long texts, all the scores are ever held: memory
-    grows linearly with both lengths. Places past a length are neither looked at nor looked for: $g$ is zero there.
+    grows linearly with both lengths. Places past a length are neither looked at nor looked for: $g$ is zero there. An
+    empty question finds nothing and is found nowhere: $\tilde u$ and $\tilde h$ are zero.
 
     *Shape:* context ($h$) `(batch, context_len, size)`, query ($u$) `(batch, query_len, size)`, both lengths `(batch,)`
     -> `(batch, context_len, 4 * size)`.
@@ -34,6 +35,7 @@ class BidirectionalAttentionFlow(nn.Module):
     Raises `ValueError` unless `size` is at least 1.
 
     Example:
+        >>> import torch
         >>> flow = BidirectionalAttentionFlow(8)
         >>> context, query = torch.randn(2, 7, 8), torch.randn(2, 3, 8)
         >>> output, _ = flow(context, torch.tensor([7, 4]), query, torch.tensor([3, 2]))
@@ -56,6 +58,7 @@ class BidirectionalAttentionFlow(nn.Module):
         context_lengths: Tensor,
         query: Tensor,
         query_lengths: Tensor,
+        *,
         return_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """The text with what it finds and, when asked for, where each place looks in the question.
@@ -68,6 +71,7 @@ class BidirectionalAttentionFlow(nn.Module):
         check_batch("query", query, "context", context.shape[0])
         check_lengths("context_lengths", context_lengths, context.shape[0])
         check_lengths("query_lengths", query_lengths, context.shape[0])
+        context_lengths, query_lengths = context_lengths.to(context.device), query_lengths.to(context.device)
         score, words, places = self.score(), padding(query_lengths), padding(context_lengths)
         looked = attend(context, query, query, score=score, mask=words, return_weights=return_weights)
         found, weights = looked if isinstance(looked, tuple) else (looked, None)
@@ -75,7 +79,9 @@ class BidirectionalAttentionFlow(nn.Module):
         # The score of each place with its best word is the largest of its scores, and has that one's gradient.
         largest = score.compare(*score.prepare(context.unsqueeze(-2), best.unsqueeze(-2))).squeeze(-1)
         one = torch.ones_like(largest[:, :1])
-        whole = cast(Tensor, attend(one, largest, context, score="dot", mask=places))
-        inside = torch.arange(context.shape[1], device=context.device) < context_lengths[:, None]
+        # Where there is no question, no place is the best answer to it.
+        asked = dense((query_lengths > 0)[:, None, None])
+        whole = cast(Tensor, attend(one, largest, context, score="dot", mask=places & asked))
+        inside = visible(context_lengths, context)[:, 0, 0]
         flow = torch.cat([context, found, context * found, context * whole], dim=-1)
         return flow.masked_fill(~inside.unsqueeze(-1), 0.0), weights

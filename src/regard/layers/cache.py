@@ -49,21 +49,25 @@ class Cache:
     def append(self, key: Tensor, value: Tensor) -> Cache:
         """The cache with new places at its end; this one stays as it is, and may be continued in another way.
 
-        Where nothing is differentiated, there is room for as many places again, so that many steps copy each place
+        Where gradients are disabled, there is room for as many places again, so that many steps copy each place
         once or twice, not at every step.
 
         *Shape:* key `(batch, heads, new, size)`, value `(batch, heads, new, value_size)`. Raises `ValueError` unless
-        they have the batch of the cache.
+        they have the batch, heads and sizes of the cache.
         """
         if key.shape[0] != self.key.shape[0]:
             raise ValueError(
                 f"the cache must have the batch of the sequence, {key.shape[0]}, it has {self.key.shape[0]}"
             )
+        for name, old, new in (("key", self.key, key), ("value", self.value, value)):
+            if (old.shape[1], old.shape[3]) != (new.shape[1], new.shape[3]):
+                raise ValueError(
+                    f"the {name} of the cache must be (batch, {new.shape[1]}, length, {new.shape[3]}), as the layer's "
+                    f"own, it has shape {tuple(old.shape)}"
+                )
         stopped = None if self.stopped is None else pad(self.stopped, (0, key.shape[2]))
-        differentiated = torch.is_grad_enabled() and any(
-            tensor.requires_grad for tensor in (self.key, self.value, key, value)
-        )
-        if differentiated or torch.compiler.is_compiling() or transforming():
+        # Whoever differentiates may keep a view of the room, which is not to change under them.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or transforming():
             return Cache(torch.cat([self.key, key], 2), torch.cat([self.value, value], 2), stopped)
         start, stop = self.key.shape[2], self.key.shape[2] + key.shape[2]
         room = self.room

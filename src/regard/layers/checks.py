@@ -6,7 +6,7 @@ from torch import Tensor
 
 from regard.attention.numbers import check_whole_tensor
 
-__all__ = ["check_batch", "check_heads", "check_lengths", "check_sequence", "check_sizes"]
+__all__ = ["check_batch", "check_heads", "check_lengths", "check_sequence", "check_share", "check_sizes"]
 
 
 def check_sizes(**sizes: int) -> None:
@@ -16,10 +16,21 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be a whole number of at least 1, it is {size!r}")
 
 
-def check_heads(size: int, heads: int) -> None:
-    """Raise `ValueError` unless `size` can be divided among `heads`."""
-    if heads < 1 or size % heads:
-        raise ValueError(f"size must be a multiple of heads: size is {size}, heads is {heads}")
+def check_share(**shares: float) -> None:
+    """Raise `TypeError` or `ValueError` unless every share, as of what dropout drops, is at least 0 and below 1."""
+    for name, share in shares.items():
+        if isinstance(share, bool) or not isinstance(share, int | float):
+            raise TypeError(f"{name} must be a number, it is {type(share).__name__}")
+        if not 0.0 <= share < 1.0:
+            raise ValueError(f"{name} must be at least 0 and below 1, it is {share}")
+
+
+def check_heads(heads: int, **sizes: int) -> None:
+    """Raise `ValueError` unless every size can be divided among `heads`."""
+    check_sizes(heads=heads)
+    for name, size in sizes.items():
+        if size % heads:
+            raise ValueError(f"{name} must be a multiple of heads: {name} is {size}, heads is {heads}")
 
 
 def check_sequence(name: str, tensor: Tensor, size: int, axes: tuple[str, ...] = ("batch", "length")) -> None:

@@ -28,9 +28,11 @@ class CoverageAttention(RecallingAttention):
     `(batch, query_len, memory_size)`; the state `(batch, 1, memory_len)`, whose rows may be reordered for a beam.
     `attention_size` is `memory_size` when not given.
 
-    Raises `ValueError` for sizes below 1 and for a normaliser that does not exist.
+    Raises `ValueError` for sizes below 1 and for a normaliser that does not exist or whose queries do not stand by
+    themselves (`monotonic`).
 
     Example:
+        >>> import torch
         >>> look = CoverageAttention(query_size=6, memory_size=8, attention_size=4)
         >>> memory = look.prepare(torch.randn(2, 5, 8), torch.tensor([5, 3]))
         >>> contexts, weights, coverage = look(torch.randn(2, 3, 6), memory)
@@ -86,15 +88,18 @@ def coverage_loss(weights: Tensor, coverage: Tensor | None = None) -> Tensor:
     It is at least 0 and, for weights that sum to one, at most 1. `coverage` ($t_0$) is the sum of the weights before
     these: zero when absent.
 
-    *Shape:* weights `(..., query_len, key_len)`, coverage `(..., key_len)` -> `(..., query_len)`. Raises `ValueError`
-    for another coverage.
+    *Shape:* weights `(..., query_len, key_len)`, coverage `(..., key_len)` -> `(..., query_len)`, in single precision
+    at least. Raises `ValueError` for another coverage.
 
     Example:
+        >>> import torch
         >>> coverage_loss(torch.tensor([[1.0, 0.0], [0.25, 0.75], [0.5, 0.5]]))
         tensor([0.0000, 0.2500, 1.0000])
 
     See et al. 2017, equation 12, which they add with weight 1 after the model is trained without it.
     """
+    # A sum in half precision soon stops growing: in bfloat16 at 256 times its parts.
+    weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
     before = weights.cumsum(-2) - weights
     if coverage is not None:
         expected = (*weights.shape[:-2], weights.shape[-1])

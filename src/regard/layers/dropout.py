@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from regard.attention.call import transforming
+from regard.layers.checks import check_share
+
 __all__ = ["Dropout"]
 
 
@@ -15,34 +18,39 @@ class Dropout(nn.Module):
 
     On the CPU, drawing PyTorch's mask costs more than a layer normalisation. Here one 64-bit random number
     decides four elements, by 16 of its bits each: five times as fast. `rate` is rounded to a multiple of
-    1/65536, and the scale with it, so that the mean is kept exactly; elements stay independent of each other.
+    1/65536, and the scale with it, so that the mean is kept exactly; elements stay independent of each other. Compiled,
+    and under function transforms, it is PyTorch's.
 
     *Shape:* any, unchanged. Raises `ValueError` unless `rate` is at least 0 and below 1.
 
     Example:
+        >>> import torch
         >>> Dropout(0.5).eval()(torch.ones(2)).tolist()
         [1.0, 1.0]
     """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        if not 0.0 <= rate < 1.0:
-            raise ValueError(f"rate must be at least 0 and below 1, got {rate}")
+        check_share(rate=rate)
         self.rate = rate
         self.dropped = round(rate * 65536)
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.dropped == 0:
             return input
-        if input.device.type != "cpu":
+        if not self._cheap(input):
             return functional.dropout(input, self.rate)
         return input * self._draw(input).mul_(self._scale)
 
     def add(self, residual: Tensor, input: Tensor) -> Tensor:
         """Return `residual + self(input)`, in one operation on the CPU."""
-        if not self.training or self.dropped == 0 or input.device.type != "cpu":
+        if not self.training or self.dropped == 0 or not self._cheap(input):
             return residual + self(input)
         return torch.addcmul(residual, input, self._draw(input), value=self._scale)
+
+    def _cheap(self, input: Tensor) -> bool:
+        """Whether the mask can be drawn as above: a compiler and function transforms want PyTorch's own dropout."""
+        return input.device.type == "cpu" and not torch.compiler.is_compiling() and not transforming()
 
     @property
     def _scale(self) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -19,9 +22,10 @@ class MovingBaseline(nn.Module):
     training, takes the mean reward $\bar R_k$ in. Raises `ValueError` unless `decay` ($\gamma$) is at least 0 and below
     1.
 
-    *Shape:* rewards of any shape -> `()`.
+    *Shape:* rewards of any shape -> `()`, in single precision at least, of whatever type the module is.
 
     Example:
+        >>> import torch
         >>> baseline = MovingBaseline(decay=0.5)
         >>> [baseline(torch.tensor([1.0, 3.0])).item() for _ in range(3)]
         [0.0, 1.0, 1.5]
@@ -38,11 +42,17 @@ class MovingBaseline(nn.Module):
         self.decay = decay
         self.register_buffer("value", torch.zeros(()))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        # In half precision small steps of a mean are lost.
+        self.value = self.value.to(torch.promote_types(self.value.dtype, torch.float32))
+        return self
+
     def forward(self, reward: Tensor) -> Tensor:
         expected = self.value.clone()
         if self.training and reward.numel():
             with torch.no_grad():
-                self.value.lerp_(reward.detach().mean().to(self.value), 1 - self.decay)
+                self.value.lerp_(reward.detach().to(self.value.dtype).mean().to(self.value), 1 - self.decay)
         return expected
 
     def extra_repr(self) -> str:
@@ -62,12 +72,13 @@ class ReinforceLoss(nn.Module):
     learns from its own loss, whose gradient stops at the draws.
 
     *Shape:* weights, as `regard.attend` returns them under `sample`, `(batch, ..., query_len, key_len)`; reward
-    `(batch,)`, or one for each look, `(batch, ..., query_len)`, or anything between; soft weights as weights -> `()`.
+    `(batch,)`, or one for each look, `(batch, ..., query_len)`, or anything between; with one head also
+    `(batch, query_len)`; soft weights as weights -> `()`.
 
     Raises `ValueError` for weights or a decay out of range.
 
     Example:
-        >>> import regard
+        >>> import torch, regard
         >>> x = torch.randn(4, 2, 3, 8, requires_grad=True)
         >>> output, weights = regard.attend(x, x, x, normalizer="sample", return_weights=True)
         >>> soft = regard.weights(x, x)
@@ -90,6 +101,8 @@ class ReinforceLoss(nn.Module):
     def forward(self, weights: Tensor, reward: Tensor, soft: Tensor | None = None) -> Tensor:
         """The loss; raises `ValueError` for shapes that do not fit and where `soft` is needed or not."""
         looks = weights.shape[:-1]
+        if weights.ndim == 4 and weights.shape[1] == 1 and tuple(reward.shape) == (looks[0], looks[2]):
+            reward = reward.unsqueeze(1)
         if weights.ndim < 3 or reward.ndim < 1 or tuple(reward.shape) != tuple(looks[: reward.ndim]):
             raise ValueError(
                 f"reward must have the first axes of weights {tuple(weights.shape)}, from (batch,) to "

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from regard.attention.call import mask_of
 from regard.attention.masks import Mask
 from regard.attention.mechanism import Mechanism, normalizer_named, score_named
 from regard.attention.normalizers import Normalizer
 from regard.attention.operator import attend
 from regard.attention.parts import Part, named_tensors, tensors_of, with_tensors
-from regard.attention.scores import Score
+from regard.attention.scores import Function, Score
+from regard.layers.checks import check_share, check_sizes
 
 __all__ = ["LearnedMechanism", "LearnedPart"]
 
 
 class LearnedPart(nn.Module):
     """A score function, normaliser or bias whose tensors are parameters; calling it gives the part with them.
+
+    The parameters are copies: what was given is not trained, and two layers made from it share nothing.
 
     Example:
         >>> import regard
@@ -33,9 +38,9 @@ class LearnedPart(nn.Module):
         named = named_tensors(part)
         for name, tensor in named.items():
             if name in part.fixed:
-                self.register_buffer(name, tensor.detach())
+                self.register_buffer(name, tensor.detach().clone())
             else:
-                self.register_parameter(name, nn.Parameter(tensor.detach()))
+                self.register_parameter(name, nn.Parameter(tensor.detach().clone()))
         self.names = tuple(named)
         self.part = with_tensors(part, [tensor.to("meta") for tensor in named.values()])
 
@@ -49,15 +54,33 @@ class LearnedPart(nn.Module):
         return repr(self.part)
 
 
-def learned_score(score: Score | str, heads: int, size: int) -> LearnedPart:
-    """A score function that learns: from the tensors it was given, or from the values of its `learn`."""
-    score = score_named(score) if isinstance(score, str) else score
+def learned_score(
+    score: Score | Callable[[Tensor, Tensor], Tensor] | str, heads: int, size: int
+) -> LearnedPart:
+    """A score function that learns: from the tensors it was given, or from the values of its `learn`.
+
+    Raises `TypeError` for what is no score, no name and no function of query and key.
+    """
+    if isinstance(score, str):
+        score = score_named(score)
+    elif not isinstance(score, Score):
+        if not callable(score) or isinstance(score, type):
+            raise TypeError(
+                f"score must be a regard score, its name or a function of query and key, it is {score!r}"
+            )
+        score = Function(score)
     return LearnedPart(score if tensors_of(score) else score.learn(heads, size))
 
 
 def learned_normalizer(normalizer: Normalizer | str, heads: int) -> LearnedPart:
-    """A normaliser that learns: from the tensors it was given, or from the values of its `learn`."""
-    normalizer = normalizer_named(normalizer) if isinstance(normalizer, str) else normalizer
+    """A normaliser that learns: from the tensors it was given, or from the values of its `learn`.
+
+    Raises `TypeError` for what is no normaliser and no name.
+    """
+    if isinstance(normalizer, str):
+        normalizer = normalizer_named(normalizer)
+    elif not isinstance(normalizer, Normalizer):
+        raise TypeError(f"normalizer must be a regard normalizer or its name, it is {normalizer!r}")
     return LearnedPart(normalizer if tensors_of(normalizer) else normalizer.learn(heads))
 
 
@@ -65,9 +88,11 @@ class LearnedMechanism(nn.Module):
     """`regard.attend` with one mechanism, owning the tensors that its score function learns.
 
     `mechanism` is spelt `score/normalizer[/mask]`; `size` is the size of one head's queries and keys. What the score
-    function, normaliser and bias learn starts from the values of their `learn`; dropout acts in training mode alone.
+    function, normaliser and bias learn starts from the values of their `learn`, or, where `mechanism` is an object with
+    tensors, from copies of those; dropout acts in training mode alone.
 
-    Raises `ValueError` for a mechanism that does not exist.
+    Raises `ValueError` for a mechanism that does not exist, sizes below 1 and a dropout that is not at least 0 and
+    below 1; `TypeError` for a mechanism that is neither a spelling nor a `regard.Mechanism`.
 
     Example:
         >>> import torch
@@ -79,7 +104,9 @@ class LearnedMechanism(nn.Module):
 
     def __init__(self, mechanism: str | Mechanism, *, heads: int, size: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.mechanism = Mechanism.parse(mechanism) if isinstance(mechanism, str) else mechanism
+        check_sizes(heads=heads, size=size)
+        check_share(dropout=dropout)
+        self.mechanism = mechanism if isinstance(mechanism, Mechanism) else Mechanism.parse(mechanism)
         self.dropout = dropout
         bias = self.mechanism.bias
         self.score = learned_score(self.mechanism.score, heads, size)
@@ -111,7 +138,7 @@ class LearnedMechanism(nn.Module):
         and, when asked for, `(..., heads, query_len, key_len)`. Raises what `regard.attend` does.
         """
         if self.mechanism.mask is not None:
-            mask = self.mechanism.mask if mask is None else self.mechanism.mask & mask
+            mask = self.mechanism.mask if mask is None else self.mechanism.mask & mask_of(mask)
         normalizer = self.normalizer() if self.training else self.normalizer().settled()
         if previous is not None:
             normalizer = normalizer.after(previous)
@@ -142,9 +169,13 @@ def join_heads(tensor: Tensor) -> Tensor:
     return tensor.transpose(1, 2).flatten(2)
 
 
-def visible(lengths: Tensor, key_len: int) -> Tensor:
-    """True at the keys inside each sequence. *Shape:* `(batch,)` -> `(batch, 1, 1, key_len)`."""
-    return (torch.arange(key_len, device=lengths.device) < lengths[:, None])[:, None, None]
+def visible(lengths: Tensor, sequence: Tensor) -> Tensor:
+    """True at the places inside each sequence.
+
+    *Shape:* `(batch,)`, `(batch, length, size)` -> `(batch, 1, 1, length)`.
+    """
+    places = torch.arange(sequence.shape[1], device=sequence.device)
+    return (places < lengths.to(sequence.device)[:, None])[:, None, None]
 
 
 def uniform(variance: float, *shape: int) -> Tensor:

@@ -12,7 +12,7 @@ from regard.attention.operator import attend
 from regard.attention.scores import LocationSensitive
 from regard.layers.checks import check_sequence, check_sizes
 from regard.layers.learned import LearnedPart, learned_normalizer, uniform
-from regard.layers.memory import Memory, Projections
+from regard.layers.memory import Memory, Projections, check_memory
 
 __all__ = ["LocationSensitiveAttention", "RecallingAttention"]
 
@@ -38,14 +38,25 @@ class RecallingAttention(Projections):
         self.channels = channels
         self.score = LearnedPart(score)
         self.normalizer = learned_normalizer(normalizer, 1)
+        if self.normalizer().coupled:
+            raise ValueError(
+                f"normalizer must weigh each query by itself, for every step is a call of its own, "
+                f"{self.normalizer().spelling!r} does not: MonotonicAttention goes on where the last query stopped"
+            )
 
     def remember(self, state: Tensor, weights: Tensor) -> Tensor:
         """The state after a step. *Shape:* `(batch, channels, memory_len)`, weights `(batch, memory_len)`."""
         raise NotImplementedError
 
     def start(self, memory: Memory) -> Tensor:
-        """The state before the first step: nothing was looked at. *Shape:* `(batch, channels, memory_len)`."""
-        return memory.value.new_zeros(memory.batch, self.channels, memory.key.shape[2])
+        """The state before the first step: nothing was looked at.
+
+        *Shape:* `(batch, channels, memory_len)`, in single precision at least, for it may be a long sum. Raises
+        `TypeError` for what is no memory.
+        """
+        check_memory(memory, 1, self.attention_size)
+        precise = torch.promote_types(memory.value.dtype, torch.float32)
+        return memory.value.new_zeros(memory.batch, self.channels, memory.key.shape[2], dtype=precise)
 
     def step(
         self, query: Tensor, memory: Memory, state: Tensor | None = None
@@ -71,6 +82,8 @@ class RecallingAttention(Projections):
         queries = self.project(query, memory)
         state = self.start(memory) if state is None else state
         expected = (memory.batch, self.channels, memory.key.shape[2])
+        if not isinstance(state, Tensor):
+            raise TypeError(f"state must be a tensor, it is {type(state).__name__}")
         if tuple(state.shape) != expected:
             raise ValueError(
                 f"state must be (batch, channels, memory_len) = {expected}, it has shape {tuple(state.shape)}"
@@ -83,7 +96,7 @@ class RecallingAttention(Projections):
                 queries[:, :, i : i + 1],
                 memory.key,
                 memory.value,
-                score=replace(score, alignment=state.unsqueeze(1)),
+                score=replace(score, alignment=state.unsqueeze(1).to(queries.dtype)),
                 normalizer=normalizer,
                 mask=memory.mask,
                 return_weights=True,
@@ -111,7 +124,8 @@ class LocationSensitiveAttention(RecallingAttention):
     `(batch, query_len, memory_size)`; the state `(batch, 1 or 2, memory_len)`, whose rows may be reordered for a beam.
     `attention_size` is `memory_size` when not given.
 
-    Raises `ValueError` for sizes below 1, an even `kernel`, and a normaliser that does not exist.
+    Raises `ValueError` for sizes below 1, an even `kernel`, and a normaliser that does not exist or whose
+    queries do not stand by themselves (`monotonic`).
 
     Example:
         >>> import torch
@@ -155,5 +169,5 @@ class LocationSensitiveAttention(RecallingAttention):
 
     def remember(self, state: Tensor, weights: Tensor) -> Tensor:
         if self.channels == 1:
-            return weights.unsqueeze(1)
-        return torch.stack([weights, state[:, 1] + weights], dim=1)
+            return weights.unsqueeze(1).to(state.dtype)
+        return torch.stack([weights.to(state.dtype), state[:, 1] + weights], dim=1)

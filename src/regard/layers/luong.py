@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from regard.attention.mechanism import score_named
 from regard.attention.normalizers import Local, Normalizer, Softmax
-from regard.attention.numbers import check_number
+from regard.attention.numbers import check_number, check_whole
 from regard.attention.operator import attend
 from regard.attention.scores import Concat, General, Score
 from regard.layers.checks import check_batch, check_lengths, check_sequence, check_sizes
 from regard.layers.learned import LearnedPart, uniform, visible
-from regard.layers.memory import Memory
+from regard.layers.memory import Memory, check_memory
 
 __all__ = ["LuongAttention"]
 
@@ -83,10 +83,10 @@ class LuongAttention(nn.Module):
         check_sequence("memory", memory, self.memory_size, ("batch", "memory_len"))
         check_lengths("lengths", lengths, memory.shape[0])
         states = memory.unsqueeze(1)
-        return Memory(states, states, visible(lengths, memory.shape[1]))
+        return Memory(states, states, visible(lengths, memory))
 
     def forward(
-        self, query: Tensor, memory: Memory, return_weights: bool = False, *, position: int = 0
+        self, query: Tensor, memory: Memory, *, position: int = 0, return_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """The attentional vectors, and the weights when asked for.
 
@@ -95,6 +95,8 @@ class LuongAttention(nn.Module):
         *Shape:* query `(batch, query_len, query_size)` -> `(batch, query_len, output_size)`, and weights
         `(batch, 1, query_len, memory_len)`. Raises `TypeError` or `ValueError` for another query.
         """
+        check_memory(memory, 1, self.memory_size)
+        check_whole("position", position)
         check_sequence("query", query, self.query_size, ("batch", "query_len"))
         check_batch("query", query, "memory", memory.batch)
         found = attend(
@@ -115,12 +117,13 @@ class LuongAttention(nn.Module):
 
     def _monotonic(self, query: Tensor, memory: Memory, position: int) -> Normalizer:
         places = torch.arange(position, position + query.shape[1], device=query.device)
-        return Local(places.to(query.dtype), self.width, gaussian=False)
+        # Half precision cannot count a long memory's places.
+        return Local(places.to(torch.promote_types(query.dtype, torch.float32)), self.width, gaussian=False)
 
     def _predicted(self, query: Tensor, memory: Memory, position: int) -> Normalizer:
         assert self.place is not None
-        lengths = memory.mask.sum(-1).to(query)
-        return Local(lengths * self.place(query).transpose(1, 2), self.width)
+        share = self.place(query).transpose(1, 2)
+        return Local(memory.mask.sum(-1).to(share) * share, self.width)
 
     def extra_repr(self) -> str:
         return f"{self.query_size}, {self.memory_size}, kind={self.kind!r}, width={self.width}"
@@ -135,7 +138,10 @@ _ALIGNMENTS: dict[str, Callable[[LuongAttention, Tensor, Memory, int], Normalize
 
 
 class _Place(nn.Module):
-    """Where a query would look, as a share of the memory. *Shape:* `(..., size)` -> `(..., 1)`."""
+    """Where a query would look, as a share of the memory, in single precision at least.
+
+    *Shape:* `(..., size)` -> `(..., 1)`.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -143,7 +149,9 @@ class _Place(nn.Module):
         self.vector = nn.Linear(size, 1, bias=False)
 
     def forward(self, query: Tensor) -> Tensor:
-        return torch.sigmoid(self.vector(torch.tanh(self.hidden(query))))
+        hidden = torch.tanh(self.hidden(query))
+        precise = torch.promote_types(hidden.dtype, torch.float32)
+        return torch.sigmoid((hidden.to(precise) * self.vector.weight.to(precise)).sum(-1, keepdim=True))
 
 
 def _first(score: Score, query_size: int, memory_size: int) -> Score:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from regard.attention.mechanism import Mechanism
 from regard.layers.checks import check_batch, check_heads, check_lengths, check_sequence, check_sizes
 from regard.layers.learned import LearnedMechanism, join_heads, split_heads, visible
 
-__all__ = ["CrossAttention", "Memory", "MemoryAttention", "Projections"]
+__all__ = ["CrossAttention", "Memory", "MemoryAttention", "Projections", "check_memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,19 @@ class Memory:
         return self.key.shape[0]
 
 
+def check_memory(memory: object, heads: int, size: int) -> None:
+    """Raise `TypeError` or `ValueError` unless `memory` has been prepared by a layer of as many heads of this size."""
+    if not isinstance(memory, Memory):
+        raise TypeError(
+            f"memory must be a Memory, it is {type(memory).__name__}: call layer.prepare(memory, lengths) first"
+        )
+    if (memory.key.shape[1], memory.key.shape[3]) != (heads, size):
+        raise ValueError(
+            f"memory must have been prepared by this layer, its key (batch, {heads}, memory_len, {size}): "
+            f"it has shape {tuple(memory.key.shape)}"
+        )
+
+
 class Projections(nn.Module):
     """Queries and a memory, projected to where they can be compared: what all looks at a memory have in common.
 
@@ -52,8 +67,7 @@ class Projections(nn.Module):
         super().__init__()
         size = memory_size if attention_size is None else attention_size
         check_sizes(query_size=query_size, memory_size=memory_size, attention_size=size)
-        check_heads(size, heads)
-        check_heads(memory_size, heads)
+        check_heads(heads, memory_size=memory_size, attention_size=size)
         self.query_size, self.memory_size, self.attention_size = query_size, memory_size, size
         self.heads = heads
         self.query = nn.Linear(query_size, size, bias=False)
@@ -71,7 +85,7 @@ class Projections(nn.Module):
         return Memory(
             split_heads(self.key(memory), self.heads),
             split_heads(self.value(memory), self.heads),
-            visible(lengths, memory.shape[1]),
+            visible(lengths, memory),
         )
 
     def project(self, query: Tensor, memory: Memory) -> Tensor:
@@ -80,6 +94,7 @@ class Projections(nn.Module):
         *Shape:* `(batch, query_len, query_size)` -> `(batch, heads, query_len, attention_size / heads)`. Raises
         `TypeError` or `ValueError` for another query.
         """
+        check_memory(memory, self.heads, self.attention_size // self.heads)
         check_sequence("query", query, self.query_size, ("batch", "query_len"))
         check_batch("query", query, "memory", memory.batch)
         return split_heads(self.query(query), self.heads)
@@ -91,9 +106,10 @@ class MemoryAttention(Projections):
     $$c_i = \sum_j w_{ij} h_j, \qquad w_i = \mathrm{normalizer}_j\bigl(\mathrm{score}(W_q s_i, W_k h_j)\bigr)$$
 
     With one head the values are the memory itself, as in Bahdanau et al. 2015, appendix A.1.2, and Luong et al.
-    2015, section 3.1; with several, each head has its own projection of it (Vaswani et al. 2017, section 3.2.2).
-    Every call begins anew: places are aligned at its last query, and a `monotonic` reader sets out at the first key
-    (`MonotonicAttention` goes on).
+    2015, section 3.1; with several, each head has its own projection of it, as in Vaswani et al. 2017, section 3.2.2,
+    but without that of what they found, $W^O$. Every call begins anew: a `monotonic` reader sets out at the first key
+    (`MonotonicAttention` goes on), and a mechanism that has places (`window`, `alibi`, `rotary`) takes the last query
+    of the call to stand at the last place of the memory, padding included: `Mechanism.over_memory` is without them.
 
     *Shape:* query `(batch, query_len, query_size)`, memory `(batch, memory_len, memory_size)` ->
     `(batch, query_len, memory_size)`. `attention_size`, that of all heads' keys together, is `memory_size` when not
@@ -126,7 +142,7 @@ class MemoryAttention(Projections):
         self.look = LearnedMechanism(mechanism, heads=heads, size=size, dropout=dropout)
 
     def forward(
-        self, query: Tensor, memory: Memory, return_weights: bool = False
+        self, query: Tensor, memory: Memory, *, return_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Look once for each query.
 
@@ -147,9 +163,11 @@ class CrossAttention(nn.Module):
     w^h_i = \mathrm{normalizer}_j\bigl(\mathrm{score}(W_q^h x_i, W_k^h m_j)\bigr)$$
 
     *Shape:* query `(batch, query_len, size)`, memory `(batch, memory_len, memory_size)` -> `(batch, query_len, size)`;
-    `memory_size` is `size` when not given.
+    `memory_size` is `size` when not given. A mechanism that has places (`window`, `alibi`, `rotary`) takes the last
+    query of a call to stand at the last place of the memory, padding included: `Mechanism.over_memory` is without them.
 
-    Raises `ValueError` for a mechanism that does not exist, and unless `size` is a multiple of `heads`.
+    Raises `ValueError` for a mechanism that does not exist or whose queries do not stand by themselves (`monotonic`),
+    and unless `size` is a multiple of `heads`.
 
     Example:
         >>> import torch
@@ -164,6 +182,9 @@ class CrossAttention(nn.Module):
     the same computation that gives the output.
     """
 
+    packed: ClassVar[Mapping[str, int]] = {"key_value": 2}
+    """How many projections lie in one matrix, one above the other."""
+
     def __init__(
         self,
         size: int,
@@ -177,11 +198,16 @@ class CrossAttention(nn.Module):
         self.size, self.heads = size, heads
         self.memory_size = size if memory_size is None else memory_size
         check_sizes(size=size, memory_size=self.memory_size)
-        check_heads(size, heads)
+        check_heads(heads, size=size)
         self.query = nn.Linear(size, size)
         self.key_value = nn.Linear(self.memory_size, 2 * size)
         self.output = nn.Linear(size, size)
         self.look = LearnedMechanism(mechanism, heads=heads, size=size // heads, dropout=dropout)
+        if self.look.coupled:
+            raise ValueError(
+                f"the mechanism of cross attention must weigh each query by itself, for they may come one by one, "
+                f"{self.look.mechanism.spelling!r} does not: MonotonicAttention goes on where the last query stopped"
+            )
 
     def prepare(self, memory: Tensor, lengths: Tensor) -> Memory:
         """Project the memory once, for all queries to come.
@@ -192,18 +218,17 @@ class CrossAttention(nn.Module):
         check_sequence("memory", memory, self.memory_size, ("batch", "memory_len"))
         check_lengths("lengths", lengths, memory.shape[0])
         key, value = self.key_value(memory).chunk(2, dim=-1)
-        return Memory(
-            split_heads(key, self.heads), split_heads(value, self.heads), visible(lengths, memory.shape[1])
-        )
+        return Memory(split_heads(key, self.heads), split_heads(value, self.heads), visible(lengths, memory))
 
     def forward(
-        self, query: Tensor, memory: Memory, return_weights: bool = False
+        self, query: Tensor, memory: Memory, *, return_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Look once for each query.
 
         *Shape:* `(batch, query_len, size)` -> the same, and weights `(batch, heads, query_len, memory_len)` when asked
         for. Raises `TypeError` or `ValueError` for another query.
         """
+        check_memory(memory, self.heads, self.size // self.heads)
         check_sequence("query", query, self.size, ("batch", "query_len"))
         check_batch("query", query, "memory", memory.batch)
         heads = split_heads(self.query(query), self.heads)

@@ -22,10 +22,11 @@ class MonotonicAttention(Projections):
 
     $$c_i = \sum_j w_{ij} h_j, \qquad p_{ij} = \sigma(\mathrm{score}(W_q s_i, W_k h_j) + r)$$
 
-    In training $w$ is the expected alignment of a reader that stops with probability $p_{ij}$; `noise` is the deviation
-    of Gaussian noise on the scores, by which the probabilities learn to be near 0 and 1. In evaluation the reader stops
-    where $p_{ij} > 1/2$: it needs no place beyond that one, and all queries together read the memory once. $r$ is
-    learned and starts at `offset`: below zero, or at first no reader would get far.
+    In training $w$ is the expected alignment of a reader that stops with probability $p_{ij}$; `noise` is the
+    deviation of Gaussian noise on the scores, by which the probabilities learn to be near 0 and 1. In evaluation the
+    reader stops where $p_{ij} > 1/2$, and its output needs no place beyond that one. Scores are computed for all
+    queries and keys in either mode, in time that grows with the product of their numbers. $r$ is learned and starts at
+    `offset`: below zero, or at first no reader would get far.
 
     The state is where the last query stopped; steps with one query each, every one with the state of the last, give the
     numbers of one call.
@@ -37,6 +38,7 @@ class MonotonicAttention(Projections):
     Raises `ValueError` for sizes below 1, a noise below 0 and a score that does not exist.
 
     Example:
+        >>> import torch
         >>> look = MonotonicAttention(query_size=6, memory_size=8).eval()
         >>> memory = look.prepare(torch.randn(2, 5, 8), torch.tensor([5, 3]))
         >>> state = None
@@ -45,7 +47,7 @@ class MonotonicAttention(Projections):
         >>> context.shape, weights.shape, state.shape
         (torch.Size([2, 1, 8]), torch.Size([2, 1, 1, 5]), torch.Size([2, 5]))
 
-    Raffel et al. 2017, sections 2.2 to 2.4; they also divide $v$ by its length, times a learned gain. TensorFlow
+    Raffel et al. 2017, sections 2.2 to 2.5; they also divide $v$ by its length, times a learned gain. TensorFlow
     Addons' `BahdanauMonotonicAttention` takes the way of reading as an argument, in training and evaluation alike;
     PyTorch has no counterpart.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from regard.attention.masks import Mask, causal, dense
 from regard.attention.normalizers import Normalizer
 from regard.attention.operator import attend
 from regard.attention.scores import Score
+from regard.layers.checks import check_share
 from regard.layers.learned import join_heads, learned_normalizer, learned_score, split_heads
 
 __all__ = ["MultiheadAttention"]
@@ -25,10 +27,10 @@ class MultiheadAttention(nn.Module):
     c^h_i = \sum_j w^h_{ij} v^h_j, \qquad
     w^h_i = \mathrm{normalizer}_j\bigl(\mathrm{score}(q^h_i, k^h_j)\bigr)$$
 
-    `score` and `normalizer` are what `regard.attend` takes, names or objects; all other arguments are PyTorch's. So are
-    the names and shapes of the parameters (a `state_dict` loads either way), their first values from a seed, and the
-    polarity of the masks: True **hides** a key, numbers are added to the scores. A score function or normaliser that
-    learns adds its own parameters, `score.weight` and the like.
+    `score` and `normalizer` are what `regard.attend` takes, names, objects or (`score`) a function; all other
+    arguments are PyTorch's. So are the names and shapes of the parameters (a `state_dict` loads either way), their
+    first values from a seed, and the polarity of the masks: True **hides** a key, numbers are added to the scores. A
+    score function or normaliser that learns adds its own parameters, `score.weight` and the like.
 
     *Shape:* query `(query_len, batch, embed_dim)`, key `(key_len, batch, kdim)`, value `(key_len, batch, vdim)`; with
     `batch_first` the first two axes change places, and all three may come without the axis `batch`. The output has the
@@ -49,10 +51,11 @@ class MultiheadAttention(nn.Module):
 
     - A query from which every key is hidden gets weights and heads of zero, hence the output `out_proj.bias`; PyTorch
       gives NaN.
-    - `is_causal=True` alone is causal (PyTorch raises), as its mask would be: query 0 sees key 0, whatever the lengths.
-      Beside `attn_mask` it says, as in PyTorch, that `attn_mask` is that mask, and the word is taken for it where there
-      is no `key_padding_mask`; in PyTorch only if `need_weights` is False too. The keys of `add_bias_kv` and
-      `add_zero_attn` stay visible; in PyTorch only if `need_weights` is True.
+    - `is_causal=True` alone is causal (PyTorch raises), as its mask would be: query 0 sees key 0, whatever the
+      lengths. Beside `attn_mask` it says, as in PyTorch, that `attn_mask` is that mask, and the word is taken for it
+      where it is boolean and there is no `key_padding_mask`; in PyTorch, whatever its type, if `need_weights` is False
+      too. Numbers to be added are always added. The keys of `add_bias_kv` and `add_zero_attn` stay visible; in PyTorch
+      only if `need_weights` is True.
     - The returned weights are those before dropout, and asking for them does not change the output; PyTorch's are those
       after dropout.
     - The two masks may be of different types, and numbers to be added of any floating-point type.
@@ -84,7 +87,7 @@ class MultiheadAttention(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
-        score: Score | str = "scaled_dot",
+        score: Score | Callable[[Tensor, Tensor], Tensor] | str = "scaled_dot",
         normalizer: Normalizer | str = "softmax",
     ) -> None:
         if embed_dim < 1 or num_heads < 1 or embed_dim % num_heads:
@@ -92,6 +95,7 @@ class MultiheadAttention(nn.Module):
                 f"embed_dim must be a positive multiple of num_heads: embed_dim is {embed_dim}, "
                 f"num_heads is {num_heads}"
             )
+        check_share(dropout=dropout)
         super().__init__()
         self.embed_dim = embed_dim
         self.kdim = embed_dim if kdim is None else kdim
@@ -251,7 +255,8 @@ class MultiheadAttention(nn.Module):
             _check_mask("attn_mask", attn_mask, pair, (batch * self.num_heads, *pair))
             attn_mask = attn_mask if attn_mask.ndim == 2 else attn_mask.unflatten(0, (batch, self.num_heads))
         mask: Mask | None = None
-        if is_causal and (attn_mask is None or key_padding_mask is None):
+        told = attn_mask is None or (attn_mask.dtype == torch.bool and key_padding_mask is None)
+        if is_causal and told:
             if pair[0] == pair[1] and not extra:
                 mask, attn_mask = causal(), None
             else:
@@ -263,7 +268,7 @@ class MultiheadAttention(nn.Module):
         added = [t for t in given if t.dtype != torch.bool]
         if hidden:
             shown = ~(hidden[0] | hidden[-1])
-            mask = dense(shown) if mask is None else mask & shown
+            mask = dense(shown) if mask is None else mask & dense(shown)
         return mask, sum(added[1:], start=added[0]) if added else None
 
     @property

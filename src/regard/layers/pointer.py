@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad
 
+from regard.attention.call import unaltered
 from regard.attention.numbers import check_whole, check_whole_tensor, readable
+from regard.attention.parts import tensors_of, with_tensors
 from regard.attention.picture import broadcastable
 from regard.attention.scores import Score
 from regard.layers.checks import check_sequence, check_sizes
@@ -22,9 +24,9 @@ class PointerAttention(Projections):
     $$\log p(j \mid s_i) = e_{ij} - \log \sum_k e^{e_{ik}}, \qquad
     e_{ij} = \mathrm{score}(W_q s_i, W_k h_j) = v^\top \tanh(W_q s_i + W_k h_j + b)$$
 
-    The logarithms are computed from the scores, so that they are finite, with a gradient, where the weight itself would
-    be too small for a number; that of a hidden place is minus infinity. `score` is any that can be spelt:
-    `"additive+softcap-10"` keeps scores between -10 and 10, which makes a policy explore.
+    The logarithms are computed from the scores, so that they are finite, with a gradient, where the weight itself
+    would be too small for a number, in single precision at least; that of a hidden place is minus infinity. `score` is
+    any that can be spelt: `"additive+softcap-10"` keeps scores between -10 and 10, which makes a policy explore.
 
     *Shape:* query `(batch, query_len, query_size)`, memory `(batch, memory_len, memory_size)` ->
     `(batch, query_len, memory_len)`. `attention_size` is `memory_size` when not given.
@@ -32,11 +34,12 @@ class PointerAttention(Projections):
     Raises `ValueError` for sizes below 1 and for a score that does not exist.
 
     Example:
+        >>> import torch
         >>> point = PointerAttention(query_size=6, memory_size=8)
         >>> memory = point.prepare(torch.randn(2, 5, 8), torch.tensor([5, 3]))
         >>> free = torch.ones(2, 1, 5, dtype=torch.bool)
         >>> for query in torch.randn(3, 2, 1, 6):  # three different places
-        ...     chosen = point(query, memory, free).argmax(-1, keepdim=True)
+        ...     chosen = point(query, memory, mask=free).argmax(-1, keepdim=True)
         ...     free = free.scatter(-1, chosen, False)
         >>> free.sum(-1).tolist()
         [[2], [2]]
@@ -65,6 +68,8 @@ class PointerAttention(Projections):
         others.
         """
         queries, keys, score = self.project(query, memory), memory.key, self.score()
+        precise = torch.promote_types(queries.dtype, torch.float32)
+        score = with_tensors(score, [tensor.to(precise) for tensor in tensors_of(score)])
         shown = memory.mask.squeeze(1)
         if mask is not None:
             full = (*query.shape[:2], memory.key.shape[2])
@@ -77,8 +82,10 @@ class PointerAttention(Projections):
                     f"it has shape {tuple(mask.shape)}"
                 )
             shown = shown & mask
-        score.check(queries, keys)
-        scores = score.compare(*score.prepare(queries, keys)).squeeze(1).masked_fill(~shown, -torch.inf)
+        with unaltered(queries.device):
+            queries, keys = queries.to(precise), keys.to(precise)
+            score.check(queries, keys)
+            scores = score.compare(*score.prepare(queries, keys)).squeeze(1).masked_fill(~shown, -torch.inf)
         blind = ~shown.any(-1, keepdim=True)
         return torch.log_softmax(scores.masked_fill(blind, 0.0), dim=-1).masked_fill(~shown, -torch.inf)
 
@@ -99,6 +106,7 @@ class CopyGate(nn.Module):
     Raises `ValueError` unless `size` is at least 1.
 
     Example:
+        >>> import torch
         >>> gate = CopyGate(6)
         >>> weights = torch.tensor([[[0.5, 0.25, 0.25, 0.0]]])
         >>> source = torch.tensor([[3, 10, 3, 0]])  # 10 is new to a vocabulary of 10 words
@@ -106,9 +114,10 @@ class CopyGate(nn.Module):
         >>> words.shape, round(words.exp().sum().item(), 4)
         (torch.Size([1, 1, 11]), 1.0)
 
-    See et al. 2017, section 2.2, equations 8 and 9. Here the result is a logarithm, ready for `nll_loss`, and where a
-    word cannot be copied no gradient is lost by taking it. OpenNMT-py's `CopyGenerator` gives the two parts side by
-    side, to be added up by a loss of its own; PyTorch and Keras have no such layer.
+    See et al. 2017, section 2.2, equations 8 and 9. Here the result is a logarithm, ready for `nll_loss`; a word whose
+    weights are all zero counts as one that cannot be copied, and its weights get no gradient. OpenNMT-py's
+    `CopyGenerator` gives the two parts side by side, to be added up by a loss of its own; PyTorch and Keras have no
+    such layer.
     """
 
     def __init__(self, size: int) -> None:

@@ -28,6 +28,7 @@ class AttentionPooling(nn.Module):
     evenly.
 
     Example:
+        >>> import torch
         >>> pool = AttentionPooling(8)
         >>> output, weights = pool(torch.randn(2, 5, 8), torch.tensor([5, 3]), return_weights=True)
         >>> output.shape, weights.shape
@@ -55,14 +56,13 @@ class AttentionPooling(nn.Module):
         self.attention = MemoryAttention(mechanism, size, size, heads=heads, dropout=dropout)
 
     def forward(
-        self, sequence: Tensor, lengths: Tensor, return_weights: bool = False
+        self, sequence: Tensor, lengths: Tensor, *, return_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Sum each sequence up, as far as its length goes; one of length zero gives zeros (with several heads, their
-        biases).
+        """Sum each sequence up, as far as its length goes; one of length zero gives zeros.
 
         *Shape:* sequence `(batch, length, size)`, lengths `(batch,)` of whole numbers -> `(batch, seeds, size)`, and
         weights `(batch, heads, seeds, length)` when asked for. Raises `TypeError` or `ValueError` for others.
         """
         check_sequence("sequence", sequence, self.attention.memory_size)
         memory = self.attention.prepare(sequence, lengths)
-        return self.attention(self.seeds.expand(memory.batch, -1, -1), memory, return_weights)
+        return self.attention(self.seeds.expand(memory.batch, -1, -1), memory, return_weights=return_weights)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from regard.attention.normalizers import Normalizer
@@ -17,14 +17,18 @@ __all__ = ["replace_attention"]
 
 
 def replace_attention(
-    model: nn.Module, *, score: Score | str = "scaled_dot", normalizer: Normalizer | str = "softmax"
+    model: nn.Module,
+    *,
+    score: Score | Callable[[Tensor, Tensor], Tensor] | str = "scaled_dot",
+    normalizer: Normalizer | str = "softmax",
 ) -> int:
     """Put a `regard.layers.MultiheadAttention` in the place of every `torch.nn.MultiheadAttention` of a model.
 
-    The new layers own the same parameter objects, so an optimiser made before goes on with them; they are on the same
-    device, of the same type, in training or evaluation as before, and a layer that stands in several places is replaced
-    by one. Subclasses of `torch.nn.MultiheadAttention` are left alone, for their own `forward` may do anything.
-    Returns how many layers were replaced.
+    The new layers own the same parameter objects, so an optimiser made before goes on with them; what a score or
+    normaliser learns is new, and in no optimiser made before: make it after, or add these parameters. They are on the
+    same device, of the same type, in training or evaluation as before, and a layer that stands in several places is
+    replaced by one. Subclasses of `torch.nn.MultiheadAttention` are left alone, for their own `forward` may do
+    anything. Returns how many layers were replaced.
 
     *Shape:* of every parameter as it was.
 
@@ -84,7 +88,10 @@ def _check(layer: nn.MultiheadAttention, path: str) -> None:
 
 
 def _like(
-    layer: nn.MultiheadAttention, path: str, score: Score | str, normalizer: Normalizer | str
+    layer: nn.MultiheadAttention,
+    path: str,
+    score: Score | Callable[[Tensor, Tensor], Tensor] | str,
+    normalizer: Normalizer | str,
 ) -> MultiheadAttention:
     """A layer of regard's that owns the parameters of PyTorch's."""
     new = MultiheadAttention(

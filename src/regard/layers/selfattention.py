@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -38,6 +40,9 @@ class SelfAttention(nn.Module):
     and a cache of keys and values is its third result.
     """
 
+    packed: ClassVar[Mapping[str, int]] = {"query_key_value": 3}
+    """How many projections lie in one matrix, one above the other."""
+
     def __init__(
         self,
         size: int,
@@ -48,7 +53,7 @@ class SelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(size=size)
-        check_heads(size, heads)
+        check_heads(heads, size=size)
         self.size, self.heads = size, heads
         self.query_key_value = nn.Linear(size, 3 * size)
         self.output = nn.Linear(size, size)
@@ -69,6 +74,8 @@ class SelfAttention(nn.Module):
         `TypeError` or `ValueError` for a sequence or cache of another shape.
         """
         check_sequence("sequence", sequence, self.size)
+        if cache is not None and not isinstance(cache, Cache):
+            raise TypeError(f"cache must be the Cache of an earlier call, it is {type(cache).__name__}")
         query, key, value = (
             split_heads(t, self.heads) for t in self.query_key_value(sequence).chunk(3, dim=-1)
         )

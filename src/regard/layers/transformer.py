@@ -10,9 +10,9 @@ from torch.nn import functional
 from regard.attention.masks import Mask, causal
 from regard.attention.mechanism import Mechanism
 from regard.layers.cache import Cache
-from regard.layers.checks import check_batch, check_sizes
+from regard.layers.checks import check_batch, check_sequence, check_share, check_sizes
 from regard.layers.dropout import Dropout
-from regard.layers.memory import CrossAttention, Memory
+from regard.layers.memory import CrossAttention, Memory, check_memory
 from regard.layers.selfattention import SelfAttention
 
 __all__ = ["FeedForward", "TransformerDecoderLayer", "TransformerEncoderLayer"]
@@ -121,6 +121,7 @@ class TransformerEncoderLayer(nn.Module):
         attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_share(dropout=dropout, attention_dropout=attention_dropout)
         self.attention = SelfAttention(size, heads, mechanism, dropout=attention_dropout)
         self.feed_forward = FeedForward(size, ffn_size, activation)
         self.around_attention = Residual(size, norm, dropout)
@@ -149,13 +150,15 @@ class TransformerDecoderLayer(nn.Module):
 
     That is `norm="pre"`, after whose last layer one more normalisation belongs; `"post"` normalises the three sums
     instead. The first attention is causal. With the cache of earlier places, as few as one new place may come at a
-    time, with the same numbers. `cross_mechanism` is `mechanism` when not given.
+    time, with the same numbers. `cross_mechanism` is `mechanism.over_memory()` when not given: without what tells how
+    far a key is from a query, for the places of the memory are others.
 
     *Shape:* sequence `(batch, length, size)`, memory `(batch, memory_len, memory_size)` -> `(batch, length, size)`;
     `memory_size` is `size` when not given.
 
-    Raises `ValueError` for a mechanism, norm or activation that does not exist, and for sizes that the heads cannot
-    share evenly.
+    Raises `ValueError` for a mechanism, norm or activation that does not exist, for sizes that the heads cannot share
+    evenly, and for a `cross_mechanism` with a mask, a bias or rotary positions or whose queries do not stand by
+    themselves (`monotonic`): step by step it would have other numbers.
 
     Example:
         >>> import torch
@@ -187,14 +190,22 @@ class TransformerDecoderLayer(nn.Module):
         attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_share(dropout=dropout, attention_dropout=attention_dropout)
         self.attention = SelfAttention(size, heads, mechanism, dropout=attention_dropout)
+        over = self.attention.look.mechanism.over_memory()
         self.cross_attention = CrossAttention(
             size,
             heads,
-            mechanism if cross_mechanism is None else cross_mechanism,
+            over if cross_mechanism is None else cross_mechanism,
             memory_size=memory_size,
             dropout=attention_dropout,
         )
+        given = self.cross_attention.look.mechanism
+        if given.over_memory() is not given:
+            raise ValueError(
+                f"cross_mechanism must have no mask, bias or rotary positions, for the places of the memory are not "
+                f"those of the sequence: {given.over_memory().spelling!r}, it is {given.spelling!r}"
+            )
         self.feed_forward = FeedForward(size, ffn_size, activation)
         self.around_attention = Residual(size, norm, dropout)
         self.around_cross_attention = Residual(size, norm, dropout)
@@ -220,6 +231,10 @@ class TransformerDecoderLayer(nn.Module):
         *Shape:* sequence `(batch * width, length, size)`, weights `(batch, heads, width * length, memory_len)`. Raises
         what `SelfAttention` and `CrossAttention` do.
         """
+        over = self.cross_attention
+        check_memory(memory, over.heads, over.size // over.heads)
+        check_sequence("sequence", sequence, self.attention.size)
+        check_sizes(width=width)
         check_batch("sequence", sequence, f"memory times width {width}", memory.batch * width)
         around = self.around_attention
         written, _, cache = self.attention(around.before(sequence), causal(), cache)
@@ -227,7 +242,7 @@ class TransformerDecoderLayer(nn.Module):
         around = self.around_cross_attention
         query = around.before(sequence)
         grouped = query.reshape(-1, width * query.shape[1], query.shape[2])
-        written, weights = self.cross_attention(grouped, memory, return_weights)
+        written, weights = self.cross_attention(grouped, memory, return_weights=return_weights)
         sequence = around.after(sequence, written.reshape(sequence.shape))
         around = self.around_feed_forward
         return around.after(sequence, self.feed_forward(around.before(sequence))), weights, cache

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from regard.attention.mechanism import Mechanism
-from regard.attention.scores import Modifier, Score
-from regard.attention.scores.rotary import Rotary, Rotary2D
 from regard.errors import UserError
 
 
@@ -48,21 +46,8 @@ def mechanism(field: str, spelling: str, *, over_source: bool) -> None:
         raise UserError(
             f"{field} must weigh each query by itself, for a model writes one token at a time; got {spelling!r}"
         )
-    found = {
-        "a mask": parsed.mask is not None,
-        "a bias": parsed.bias is not None,
-        "rotary positions": _turned(parsed.score),
-    }
-    for what, there in found.items():
-        if over_source and there:
-            raise UserError(
-                f"{field} must be score/normalizer without {what} where a target looks at a source, whose places "
-                f"are not its own; got {spelling!r}"
-            )
-
-
-def _turned(score: Score) -> bool:
-    """Whether a score turns queries and keys by their places."""
-    if isinstance(score, Rotary | Rotary2D):
-        return True
-    return isinstance(score, Modifier) and _turned(score.score)
+    if over_source and (bare := parsed.over_memory()) is not parsed:
+        raise UserError(
+            f"{field} must be score/normalizer without mask, bias and rotary positions where a target looks at a "
+            f"source, whose places are not its own: {bare.spelling!r}; got {spelling!r}"
+        )

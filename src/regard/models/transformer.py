@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import masks
+from regard.attention.mechanism import Mechanism
 from regard.errors import UserError
 from regard.layers import Cache, Memory, TransformerDecoderLayer, TransformerEncoderLayer
 from regard.layers.dropout import Dropout
@@ -63,11 +65,9 @@ class TransformerSettings:
             checks.mechanism("cross_attention", self.cross_attention, over_source=True)
 
     @property
-    def over_source(self) -> str:
+    def over_source(self) -> Mechanism:
         """The mechanism with which the decoder looks at the source."""
-        score, normalizer = self.attention.split("/")[:2]
-        unturned = "+".join(word for word in score.split("+") if not word.startswith("rotary"))
-        return self.cross_attention or f"{unturned}/{normalizer}"
+        return Mechanism.parse(self.cross_attention or self.attention).over_memory()
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,13 @@ class TransformerSeq2Seq(SequenceToSequence[TransformerState]):
         self.decoder_norm = nn.LayerNorm(settings.size) if settings.pre_norm else nn.Identity()
         self.dropout = Dropout(settings.dropout)
         for module in (*self.encoder.modules(), *self.decoder.modules()):
-            if isinstance(module, nn.Linear):
-                # Queries, keys and values lie in one matrix, but each is a projection of its own.
-                joined = (
-                    module.out_features // settings.size if module.out_features % settings.size == 0 else 1
-                )
-                for block in module.weight.chunk(joined if module.in_features == settings.size else 1):
-                    nn.init.xavier_uniform_(block)
-                nn.init.zeros_(module.bias)
+            # Queries, keys and values may lie in one matrix, but each is a projection of its own.
+            packed: Mapping[str, int] = getattr(module, "packed", {})
+            for name, linear in module.named_children():
+                if isinstance(linear, nn.Linear):
+                    for block in linear.weight.chunk(packed.get(name, 1)):
+                        nn.init.xavier_uniform_(block)
+                    nn.init.zeros_(linear.bias)
 
     @property
     def output_weight(self) -> Tensor:

@@ -51,7 +51,7 @@ class LookAtSummary(nn.Module):
         return SummaryMemory(torch.cat(ends, -1)[:, None])
 
     def forward(
-        self, query: Tensor, memory: SummaryMemory, return_weights: bool = False
+        self, query: Tensor, memory: SummaryMemory, *, return_weights: bool = False
     ) -> tuple[Tensor, None]:
         """*Shape*: query `(batch, target_len, size)`; the result `(batch, target_len, memory_size)`."""
         return memory.summary.expand(-1, query.shape[1], -1), None
@@ -162,7 +162,9 @@ class BahdanauDecoder(nn.Module):
         """*Shape*: embedded, the tokens before those to write, `(batch * width, target_len, input_size)`."""
         states, contexts, seen = [], [], []
         for gates in self.stack.gates(embedded):
-            context, weights = self.look(carried[-1][0].unflatten(0, (-1, width)), memory, return_weights)
+            context, weights = self.look(
+                carried[-1][0].unflatten(0, (-1, width)), memory, return_weights=return_weights
+            )
             contexts.append(context.flatten(0, 1))
             carried = self.stack.step(gates, contexts[-1], carried)
             states.append(carried[-1][0])
@@ -213,7 +215,9 @@ class LuongDecoder(nn.Module):
         for gates in self.stack.gates(embedded):
             hidden = self.stack.step(gates, readout, hidden)
             state = hidden[-1][0]
-            context, weights = self.look(state.unflatten(0, (-1, width)), memory, return_weights)
+            context, weights = self.look(
+                state.unflatten(0, (-1, width)), memory, return_weights=return_weights
+            )
             readout = project(self.from_context, self.from_state(state), context.flatten(0, 1)).tanh()
             readouts.append(readout)
             seen.append(weights)
@@ -266,7 +270,7 @@ class LuongPlainDecoder(nn.Module):
             )
             after.append(tuple(part.squeeze(0) for part in (last if isinstance(last, tuple) else (last,))))
         grouped = states.reshape(-1, width * states.shape[1], states.shape[2])
-        context, weights = self.look(grouped, memory, return_weights)
+        context, weights = self.look(grouped, memory, return_weights=return_weights)
         readout = self.readout(torch.cat([context.reshape(*states.shape[:2], -1), states], -1)).tanh()
         return readout, tuple(after), weights
 

@@ -30,7 +30,7 @@ def unsupported(call: AttentionCall) -> list[str]:
         reasons.append(f"the score {call.score.spelling!r} is not a product of query and key")
     if type(call.normalizer) is not Softmax:
         reasons.append(f"the normalizer {call.normalizer.spelling!r} is not softmax")
-    if 0 in query.shape or 0 in key.shape or 0 in call.value.shape:
+    if not (query.numel() and key.numel() and call.value.numel()):
         reasons.append("query, key or value is empty")
     if bias is not None and torch.is_grad_enabled() and any(t.requires_grad for t in tensors_of(bias)):
         reasons.append("PyTorch's fused kernels have no gradient for a bias")
@@ -60,7 +60,7 @@ def derivatives(call: AttentionCall) -> str:
 def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
     asked = call
     query, key = call.score.prepare(call.query, call.key)
-    if key.shape[-1] != call.key.shape[-1]:
+    if key is not call.key and key.shape[-1] != call.key.shape[-1]:
         call = replace(call, score=ScaledDot(call.score.factor(key.shape[-1])))
     query, key, value = _alike(query, key, call.value)
     weights: Tensor | None = None
