@@ -22,8 +22,8 @@ and `regard.explain` says why; the next backend runs it. Written by
 $ python -m pytest tests/attention/test_conformance.py --conformance-table docs/conformance.md
 ```
 
-Random calls of any shape, layout, score, normaliser, mask and bias are held against the same definition. 100,000 of them, in
-41 minutes beside other work (22 November 2026), agreed; every run of the tests tries 200 others:
+Random calls of any shape, layout, score, normaliser, mask and bias are held against the same definition. 100,000 of
+them, in 41 minutes beside other work (22 November 2026), agreed; every run of the tests tries 200 others:
 
 ```console
 $ REGARD_RANDOM_CALLS=100000 python -m pytest tests/attention/test_random_calls.py
