@@ -16,7 +16,6 @@ from regard.attention.backends.blockwise import in_compute_dtype
 from regard.attention.call import AttentionCall
 from regard.attention.grid import Block
 from regard.attention.masks import Both, Edges, Mask
-from regard.attention.normalizers import Normalizer
 from regard.attention.picture import count
 from regard.attention.scores.score import for_each_head
 
@@ -28,7 +27,7 @@ def unsupported(call: AttentionCall) -> list[str]:
     reasons = []
     if not len(edges.numbers):
         reasons.append("there is no edge")
-    if call.normalizer.coupled or type(call.normalizer).weigh_block is not Normalizer.weigh_block:
+    if not call.normalizer.by_row:
         reasons.append(f"the normalizer {call.normalizer.spelling!r} needs whole blocks of the picture")
     if call.transformed:
         reasons.append(
@@ -38,16 +37,12 @@ def unsupported(call: AttentionCall) -> list[str]:
 
 
 def cost(call: AttentionCall) -> str:
-    assert call.mask is not None
-    edges = _edges_of(call.mask)
-    assert edges is not None
+    edges = _edges(call)
     return f"keys and values of {len(edges.numbers):,} edges, at most twice"
 
 
 def pairs(call: AttentionCall) -> int:
-    assert call.mask is not None
-    edges = _edges_of(call.mask)
-    assert edges is not None
+    edges = _edges(call)
     return len(edges.numbers) * count(call.query.shape[:-2])
 
 
@@ -83,9 +78,7 @@ def weights_of_edges(call: AttentionCall) -> Tensor:
 
     *Shape:* `(..., query_heads, edges)`.
     """
-    assert call.mask is not None
-    edges = _edges_of(call.mask)
-    assert edges is not None
+    edges = _edges(call)
     dtype, call = call.query.dtype, in_compute_dtype(call)
     places, parts = [], []
     for some in _looks(call):
@@ -112,9 +105,8 @@ class _Look:
 
 
 def _looks(call: AttentionCall) -> Iterator[_Look]:
-    assert call.mask is not None
-    grid, mask, edges = call.grid, call.mask, _edges_of(call.mask)
-    assert edges is not None
+    grid, mask, edges = call.grid, call.mask, _edges(call)
+    assert mask is not None
     query, key = call.score.prepare(call.query, call.key)
     key = for_each_head(key, query)
     leading, every_key = query.shape[:-2], edges.key.to(grid.device)
@@ -132,6 +124,13 @@ def _looks(call: AttentionCall) -> Iterator[_Look]:
         block = Block.of(rows, slice(0, keys.shape[-1]), grid)
         weights = call.normalizer.weights(scores.masked_fill(~shown, -torch.inf), block)
         yield _Look(rows, numbers, keys, exists, weights)
+
+
+def _edges(call: AttentionCall) -> Edges:
+    """The edges of a call that this backend supports."""
+    edges = None if call.mask is None else _edges_of(call.mask)
+    assert edges is not None
+    return edges
 
 
 def _edges_of(mask: Mask) -> Edges | None:

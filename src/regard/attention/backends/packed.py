@@ -9,7 +9,6 @@ from torch import Tensor
 from regard.attention import backends
 from regard.attention.call import AttentionCall
 from regard.attention.masks import Documents
-from regard.attention.normalizers import Normalizer
 from regard.attention.picture import count
 from regard.attention.scores import Prepared
 from regard.attention.scores.score import for_each_head
@@ -24,7 +23,7 @@ def unsupported(call: AttentionCall) -> list[str]:
         reasons.append("there is no query")
     if call.bias is not None:
         reasons.append("the bias is one of the whole picture")
-    if call.normalizer.coupled or type(call.normalizer).weigh_block is not Normalizer.weigh_block:
+    if not call.normalizer.by_row:
         reasons.append(f"the normalizer {call.normalizer.spelling!r} needs whole blocks of the picture")
     if call.transformed:
         reasons.append(

@@ -149,28 +149,14 @@ class Dense(Mask):
 
 
 @dataclass(frozen=True, eq=False)
-class Both(Mask):
-    """A query sees what both masks let it see."""
+class Pair(Mask):
+    """Two masks, of which one is made."""
 
     first: Mask
     second: Mask
 
-    def at(self, query: Tensor, key: Tensor, grid: Grid) -> Tensor:
-        return self.first.at(query, key, grid) & self.second.at(query, key, grid)
-
-    def block(self, rows: Tensor | slice, columns: slice, grid: Grid) -> Tensor:
-        return self.first.block(rows, columns, grid) & self.second.block(rows, columns, grid)
-
-    def span(self, start: int, stop: int, grid: Grid) -> tuple[int, int]:
-        one, two = self.first.span(start, stop, grid), self.second.span(start, stop, grid)
-        low = max(one[0], two[0])
-        return low, max(low, min(one[1], two[1]))
-
     def shape(self, grid: Grid) -> tuple[int, ...]:
         return tuple(torch.broadcast_shapes(self.first.shape(grid), self.second.shape(grid)))
-
-    def hides(self, grid: Grid) -> bool:
-        return self.first.hides(grid) or self.second.hides(grid)
 
     @property
     def formula(self) -> bool:
@@ -185,11 +171,27 @@ class Both(Mask):
 
 
 @dataclass(frozen=True, eq=False)
-class Either(Mask):
-    """A query sees what at least one of the masks lets it see."""
+class Both(Pair):
+    """A query sees what both masks let it see."""
 
-    first: Mask
-    second: Mask
+    def at(self, query: Tensor, key: Tensor, grid: Grid) -> Tensor:
+        return self.first.at(query, key, grid) & self.second.at(query, key, grid)
+
+    def block(self, rows: Tensor | slice, columns: slice, grid: Grid) -> Tensor:
+        return self.first.block(rows, columns, grid) & self.second.block(rows, columns, grid)
+
+    def span(self, start: int, stop: int, grid: Grid) -> tuple[int, int]:
+        one, two = self.first.span(start, stop, grid), self.second.span(start, stop, grid)
+        low = max(one[0], two[0])
+        return low, max(low, min(one[1], two[1]))
+
+    def hides(self, grid: Grid) -> bool:
+        return self.first.hides(grid) or self.second.hides(grid)
+
+
+@dataclass(frozen=True, eq=False)
+class Either(Pair):
+    """A query sees what at least one of the masks lets it see."""
 
     def at(self, query: Tensor, key: Tensor, grid: Grid) -> Tensor:
         return self.first.at(query, key, grid) | self.second.at(query, key, grid)
@@ -202,22 +204,8 @@ class Either(Mask):
         seen = [(low, high) for low, high in spans if low < high] or spans[:1]
         return min(low for low, _ in seen), max(high for _, high in seen)
 
-    def shape(self, grid: Grid) -> tuple[int, ...]:
-        return tuple(torch.broadcast_shapes(self.first.shape(grid), self.second.shape(grid)))
-
     def hides(self, grid: Grid) -> bool:
         return self.first.hides(grid) and self.second.hides(grid)
-
-    @property
-    def formula(self) -> bool:
-        return self.first.formula and self.second.formula
-
-    def natural(self) -> tuple[int, int] | None:
-        return self.first.natural() or self.second.natural()
-
-    def check(self, query: Tensor, key: Tensor) -> None:
-        self.first.check(query, key)
-        self.second.check(query, key)
 
 
 @dataclass(frozen=True, eq=False)

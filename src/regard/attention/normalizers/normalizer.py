@@ -38,6 +38,11 @@ class Normalizer(Part):
         """
         return spelt(self, self.name)
 
+    @property
+    def by_row(self) -> bool:
+        """Whether the weights of a query follow from its scores alone, whichever queries and keys these are."""
+        return not self.coupled and type(self).weigh_block is Normalizer.weigh_block
+
     def learn(self, heads: int) -> Normalizer:
         """This normaliser with the first values of the tensors that a layer of `heads` heads learns."""
         return self
