@@ -56,7 +56,7 @@ def softmax(scores: Tensor) -> Tensor:
 def sparsemax(scores: Tensor) -> Tensor:
     """`max(s - threshold, 0)`, the threshold from sorted scores (Martins & Astudillo 2016, algorithm 1)."""
     ordered = scores.sort(dim=-1, descending=True).values
-    count = torch.arange(1, scores.shape[-1] + 1, dtype=scores.dtype)
+    count = torch.arange(1, scores.shape[-1] + 1, dtype=scores.dtype, device=scores.device)
     sums = ordered.cumsum(-1) - 1
     size = (count * ordered > sums).sum(-1, keepdim=True)
     return (scores - sums.gather(-1, size - 1) / size).clamp(min=0)

@@ -21,9 +21,23 @@ from typing import Any, Literal
 
 import torch
 
+from benchmarks.tables import grid_table, missing_table, number, rows_table
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-ORDER = ("training_throughput", "memory", "operator_overhead", "import_time")
+PICTURES = "pictures/performance"
+"""Where the plots are, from the page."""
+ORDER = (
+    "additive",
+    "sparse",
+    "decoding",
+    "graph",
+    "memory_of_peers",
+    "training_throughput",
+    "memory",
+    "operator_overhead",
+    "import_time",
+)
 """Every benchmark, in the order in which it is run and shown."""
 
 
@@ -38,10 +52,11 @@ class Machine:
     system: str
     python: str
     torch: str
+    accelerator: str = ""
 
     @classmethod
-    def here(cls) -> Machine:
-        """This machine, with the threads that PyTorch uses now."""
+    def here(cls, device: str = "cpu") -> Machine:
+        """This machine, with the threads that PyTorch uses now, and the accelerator where the work is done there."""
         return cls(
             cpu=_cpu(),
             cores=os.cpu_count() or 1,
@@ -50,11 +65,13 @@ class Machine:
             system=f"{platform.system()} {platform.machine()}",
             python=platform.python_version(),
             torch=torch.__version__,
+            accelerator="" if device == "cpu" else torch.cuda.get_device_name(device),
         )
 
     def __str__(self) -> str:
+        accelerator = f"{self.accelerator}; " if self.accelerator else ""
         return (
-            f"{self.cpu}, {self.cores} cores, {self.threads} threads, load {self.load} at the start; "
+            f"{accelerator}{self.cpu}, {self.cores} cores, {self.threads} threads, load {self.load} at the start; "
             f"{self.system}, Python {self.python}, torch {self.torch}"
         )
 
@@ -77,8 +94,8 @@ class Spread:
 
     def __str__(self) -> str:
         if self.low == self.high:
-            return _number(self.median)
-        return f"{_number(self.median)} ({_number(self.low)} to {_number(self.high)})"
+            return number(self.median)
+        return f"{number(self.median)} ({number(self.low)} to {number(self.high)})"
 
 
 @dataclass(frozen=True)
@@ -93,6 +110,16 @@ class Row:
     peer_value: Spread | None = None
     ratio: Spread | None = None
     note: str = ""
+    limit: float | None = None
+    """The least figure that the hardware allows."""
+    panel: str = ""
+    """The panel of a plot in which the row stands; none when empty."""
+    length: int = 0
+
+    @property
+    def share(self) -> float | None:
+        """How much of the physical limit is reached, at most 1."""
+        return None if self.limit is None else self.limit / self.regard.median
 
     @classmethod
     def of(
@@ -106,6 +133,24 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """A contestant that did not run a case, and why not."""
+
+    who: str
+    case: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture of figures against length, with a panel for each group of rows."""
+
+    file: str
+    title: str
+    panels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """All rows of one benchmark, and what is needed to make them again."""
 
@@ -116,68 +161,82 @@ class Report:
     command: str
     machine: Machine
     rows: tuple[Row, ...]
+    missing: tuple[Missing, ...] = ()
+    plots: tuple[Plot, ...] = ()
+    grid: bool = False
+    """Whether the table has a line for each case and a column for each peer."""
 
     def markdown(self) -> str:
         """A section with the command and the machine above a table."""
+        ratio = (
+            "below a peer stands its figure over regard's, more is better"
+            if self.grid
+            else f"for the ratio, {self.better} is better"
+        )
         lines = [
             f"## {self.title}",
             self.about,
             f"```\n{self.command}\n```",
-            f"{self.machine}. Medians with quartiles; for the ratio, {self.better} is better.",
+            f"{self.machine}. Medians with quartiles; {ratio}.",
+            *(f"![{plot.title}]({PICTURES}/{plot.file})" for plot in self.plots),
             self.table(),
+            *([missing_table(self.missing)] if self.missing else []),
         ]
         return "\n\n".join(lines) + "\n"
 
     def table(self) -> str:
         """The rows as a Markdown table."""
-        notes = any(row.note for row in self.rows)
-        heads = [
-            "case",
-            "regard",
-            "peer",
-            "the peer's",
-            "regard / peer",
-            "rounds",
-            *(["note"] if notes else []),
-        ]
-        cells = [heads]
-        for row in self.rows:
-            peer = "" if row.peer_value is None else f"{row.peer_value} {row.unit}"
-            ratio = "" if row.ratio is None else _emphasised(row.ratio)
-            one = [row.case, f"{row.regard} {row.unit}", row.peer, peer, ratio, str(row.rounds)]
-            cells.append([*one, row.note] if notes else one)
-        widths = [max(len(line[place]) for line in cells) for place in range(len(heads))]
-        cells.insert(1, ["-" * width for width in widths])
-        return "\n".join(
-            "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-            for line in cells
-        )
+        return grid_table(self.rows) if self.grid else rows_table(self.rows)
 
     def publish(self) -> None:
-        """Print the table, keep the rows as JSON lines, and bring docs/performance.md up to date."""
-        print(f"\n{self.title}\n{self.machine}\n\n{self.table()}\n", flush=True)
-        head = {**asdict(replace(self, rows=())), "kind": "run"}
-        lines = [head, *({"kind": "row", **asdict(row)} for row in self.rows)]
-        _replace(RESULTS / f"{self.benchmark}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        """Print the table, keep the rows as JSON lines, draw the plots and bring docs/performance.md up to date."""
+        self.keep(RESULTS)
+        for plot in self.plots:
+            from benchmarks.plots import draw
+
+            draw(plot, self.rows, PAGE.parent / PICTURES / plot.file)
         _replace(PAGE, page())
+
+    def keep(self, folder: Path) -> None:
+        """Print the table and write the rows into a folder, as JSON lines."""
+        absent = f"\n\n{missing_table(self.missing)}" if self.missing else ""
+        print(f"\n{self.title}\n{self.machine}\n\n{self.table()}{absent}\n", flush=True)
+        parts = {"missing": self.missing, "row": self.rows}
+        lines = [{**asdict(replace(self, rows=(), missing=())), "kind": "run"}]
+        lines += [{"kind": kind, **asdict(one)} for kind, some in parts.items() for one in some]
+        _replace(folder / f"{self.benchmark}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
     @classmethod
     def read(cls, path: Path) -> Report:
         """What `publish` kept."""
-        head, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        del head["kind"]
+        head, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        kinds = [line.pop("kind") for line in (head, *lines)][1:]
         head["machine"] = Machine(**head["machine"])
-        return cls(**{**head, "rows": tuple(_row(row) for row in rows)})
+        head["plots"] = tuple(
+            Plot(plot["file"], plot["title"], tuple(plot["panels"])) for plot in head.get("plots", ())
+        )
+        head["rows"] = tuple(_row(line) for line, kind in zip(lines, kinds, strict=True) if kind == "row")
+        head["missing"] = tuple(
+            Missing(**line) for line, kind in zip(lines, kinds, strict=True) if kind == "missing"
+        )
+        return cls(**head)
 
 
 def in_turns(
-    contestants: Mapping[str, Callable[[int], object]], rounds: int, *, warm_up: int = 1, repeat: int = 1
+    contestants: Mapping[str, Callable[[int], object]],
+    rounds: int,
+    *,
+    warm_up: int = 1,
+    repeat: int | Mapping[str, int] = 1,
+    finish: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Call every contestant with the number of each round, `repeat` times, and return the seconds of one call.
 
-    The first of a round is the second of the next, so none always runs in the wake of the same other.
+    The first of a round is the second of the next, so none always runs in the wake of the same other. `finish` waits
+    for work that goes on elsewhere, as on a GPU.
     """
     names = list(contestants)
+    times = repeat if isinstance(repeat, Mapping) else dict.fromkeys(names, repeat)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-warm_up, rounds):
         first = turn % len(names)
@@ -185,13 +244,15 @@ def in_turns(
             run = contestants[name]
             gc.collect()
             gc.disable()
+            finish()
             start = time.perf_counter()
-            for _ in range(repeat):
+            for _ in range(times[name]):
                 run(max(turn, 0))
+            finish()
             elapsed = time.perf_counter() - start
             gc.enable()
             if turn >= 0:
-                seconds[name].append(elapsed / repeat)
+                seconds[name].append(elapsed / times[name])
     return seconds
 
 
@@ -214,17 +275,10 @@ def page() -> str:
 
 
 def _row(fields: dict[str, Any]) -> Row:
-    del fields["kind"]
     for name in ("regard", "peer_value", "ratio"):
         if fields[name] is not None:
             fields[name] = Spread(**fields[name])
     return Row(**fields)
-
-
-def _emphasised(spread: Spread) -> str:
-    """The median in bold."""
-    median, *quartiles = str(spread).split(" ", 1)
-    return " ".join([f"**{median}**", *quartiles])
 
 
 def _replace(path: Path, text: str) -> None:
@@ -232,14 +286,6 @@ def _replace(path: Path, text: str) -> None:
     beside = path.with_name(path.name + ".new")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)
-
-
-def _number(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    if value == 0:
-        return "0"
-    digits = 2 - int(f"{value:.2e}".partition("e")[2])
-    return f"{round(value, digits):,.{max(digits, 0)}f}"
 
 
 def _cpu() -> str:

@@ -12,6 +12,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torch import Tensor
 import regard
 from benchmarks import formulas
 from benchmarks.harness import Machine, Report, Row, Spread, command
+from benchmarks.limits import free_memory
 from regard.attention.biases import BIASES
 from regard.attention.masks import MASKS, Mask
 from regard.attention.normalizers import NORMALIZERS
@@ -73,11 +75,20 @@ def measure(call: Call) -> float:
     _attend(small, *_inputs(small)).sum().backward()  # loads the code that the call needs
     tensors, look, mask = _inputs(call)
     gradient = torch.randn(1, HEADS, call.length, SIZE)
+
+    def both() -> list[Tensor]:
+        output = _attend(call, tensors, look, mask)
+        output.backward(gradient)
+        return [output, *tensors, *look.parameters()]  # the gradients are as large as their tensors
+
+    return peak(both)
+
+
+def peak(run: Callable[[], Iterable[Tensor]]) -> float:
+    """MiB that this process holds at most while it runs something, above what it held before, less what is returned."""
     _forget_peak()
     before = _resident("VmRSS")
-    output = _attend(call, tensors, look, mask)
-    output.backward(gradient)
-    returned = sum(t.numel() * t.element_size() for t in (output, *tensors, *look.parameters()))
+    returned = sum(tensor.numel() * tensor.element_size() for tensor in run())
     return (_resident("VmHWM") - before - returned) / 2**20
 
 
@@ -132,27 +143,26 @@ def _resident(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def _in_fresh_process(call: Call) -> float:
-    arguments = ["--one", call.way, call.mechanism, str(call.length)]
+def in_fresh_process(module: str, *arguments: str, timeout: float | None = None) -> float:
+    """The number that `python -m benchmarks.MODULE --one ARGUMENTS` prints last."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", *arguments],
+        [sys.executable, "-m", f"benchmarks.{module}", "--one", *arguments],
         check=True,
         capture_output=True,
         text=True,
+        timeout=timeout,
     )
-    return max(float(json.loads(done.stdout)), 0.01)
+    return max(float(json.loads(done.stdout.splitlines()[-1])), 0.01)
+
+
+def _in_fresh_process(call: Call) -> float:
+    return in_fresh_process("memory", call.way, call.mechanism, str(call.length))
 
 
 def _fits(mechanism: str, length: int) -> bool:
     """Whether the plain formula's tensors fit into half the memory that is free."""
     width = SCORES[mechanism.split("/")[0]]().width(SIZE)
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return COPIES * HEADS * length**2 * width * 4 < 4 * 2**30
-    line = next(
-        li for li in meminfo.read_text(encoding="ascii").splitlines() if li.startswith("MemAvailable")
-    )
-    return COPIES * HEADS * length**2 * width * 4 < int(line.split()[1]) * 1024 / 2
+    return COPIES * HEADS * length**2 * width * 4 < free_memory() / 2
 
 
 def _rows(mechanism: str, lengths: tuple[int, ...]) -> list[Row]:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from regard.attention.backends import blockwise, edges, packed, sdpa
+from regard.attention.backends import additive, blockwise, edges, packed, sdpa, sparse
 from regard.attention.call import AttentionCall
 
 __all__ = ["BACKENDS", "Backend", "choose"]
@@ -47,6 +47,8 @@ BACKENDS: dict[str, Backend] = {
     "packed": packed,  # type: ignore[dict-item]
     "edges": edges,  # type: ignore[dict-item]
     "sdpa": sdpa,  # type: ignore[dict-item]
+    "sparse": sparse,  # type: ignore[dict-item]
+    "additive": additive,  # type: ignore[dict-item]
     "blockwise": blockwise,  # type: ignore[dict-item]
 }
 """Every backend by its name, the preferred first."""

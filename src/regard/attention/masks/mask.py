@@ -57,6 +57,14 @@ class Mask:
         """A range of keys outside which the queries from `start` to `stop` (excluded) see nothing."""
         return 0, grid.key_len
 
+    def ranges(self, grid: Grid) -> Tensor | None:
+        """The keys that each query sees, from the first to the one after the last; None where they are not always one
+        after the other.
+
+        *Shape:* int32, broadcastable to `(..., heads, query_len, 2)`.
+        """
+        return None
+
     def shape(self, grid: Grid) -> tuple[int, ...]:
         """The shape of the whole mask written out; a row axis of 1 means that all queries see the same keys."""
         return grid.query_len, grid.key_len
@@ -185,6 +193,14 @@ class Both(Pair):
         low = max(one[0], two[0])
         return low, max(low, min(one[1], two[1]))
 
+    def ranges(self, grid: Grid) -> Tensor | None:
+        one, two = self.first.ranges(grid), self.second.ranges(grid)
+        if one is None or two is None:
+            return None
+        return ranges_between(
+            torch.maximum(one[..., 0], two[..., 0]), torch.minimum(one[..., 1], two[..., 1]), grid
+        )
+
     def hides(self, grid: Grid) -> bool:
         return self.first.hides(grid) or self.second.hides(grid)
 
@@ -232,6 +248,14 @@ class Not(Mask):
 
     def check(self, query: Tensor, key: Tensor) -> None:
         self.mask.check(query, key)
+
+
+def ranges_between(low: Tensor, high: Tensor, grid: Grid) -> Tensor:
+    """Ranges of keys from their bounds, which may lie beyond the keys.
+
+    *Shape:* `(..., query_len)`, the same -> int32 `(..., query_len, 2)`.
+    """
+    return torch.stack(torch.broadcast_tensors(low, high), -1).clamp(0, grid.key_len).to(torch.int32)
 
 
 def dense(tensor: Tensor) -> Mask:

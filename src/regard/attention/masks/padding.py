@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from regard.attention.grid import Grid
-from regard.attention.masks.mask import Mask
+from regard.attention.masks.mask import Mask, ranges_between
 from regard.attention.numbers import check_whole_tensor
 
 __all__ = ["Padding", "padding"]
@@ -31,6 +32,12 @@ class Padding(Mask):
         trailing = max(grid.ndim - self.lengths.ndim, 2)
         lengths = self.lengths.to(grid.device)
         return key < lengths.reshape(*lengths.shape, *(1,) * trailing)
+
+    def ranges(self, grid: Grid) -> Tensor | None:
+        trailing = max(grid.ndim - self.lengths.ndim, 2) - 1
+        lengths = self.lengths.to(grid.device)
+        lengths = lengths.reshape(*lengths.shape, *(1,) * trailing)
+        return ranges_between(torch.zeros_like(lengths), lengths, grid)
 
     def shape(self, grid: Grid) -> tuple[int, ...]:
         trailing = max(grid.ndim - self.lengths.ndim, 2)

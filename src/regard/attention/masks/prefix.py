@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from regard.attention.grid import Grid
-from regard.attention.masks.mask import Mask
+from regard.attention.masks.mask import Mask, ranges_between
 from regard.attention.masks.padding import padding
 from regard.attention.masks.window import Causal
 from regard.attention.numbers import check_whole
@@ -33,6 +33,11 @@ class Prefix(Mask):
 
     def span(self, start: int, stop: int, grid: Grid) -> tuple[int, int]:
         return 0, max(min(self.length, grid.key_len), Causal().span(start, stop, grid)[1])
+
+    def ranges(self, grid: Grid) -> Tensor | None:
+        causal = Causal().ranges(grid)
+        assert causal is not None
+        return ranges_between(causal[..., 0], causal[..., 1].clamp(min=self.length), grid)
 
     def hides(self, grid: Grid) -> bool:
         return self.length < grid.key_len and Causal().hides(grid)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import EllipsisType
 
+import torch
 from torch import Tensor
 
 from regard.attention.grid import Grid
-from regard.attention.masks.mask import Mask
+from regard.attention.masks.mask import Mask, ranges_between
 from regard.attention.numbers import check_whole
 
 __all__ = ["Causal", "Window", "causal", "window"]
@@ -47,6 +48,12 @@ class Window(Mask):
         high = grid.key_len if self.right is None else stop + shift + self.right
         low = min(max(low, 0), grid.key_len)
         return low, min(max(high, low), grid.key_len)
+
+    def ranges(self, grid: Grid) -> Tensor | None:
+        place = torch.arange(grid.query_len, device=grid.device) + (grid.key_len - grid.query_len)
+        low = torch.zeros_like(place) if self.left is None else place - self.left
+        high = torch.full_like(place, grid.key_len) if self.right is None else place + (self.right + 1)
+        return ranges_between(low, high, grid)
 
     def hides(self, grid: Grid) -> bool:
         shift = grid.key_len - grid.query_len

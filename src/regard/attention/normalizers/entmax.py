@@ -33,6 +33,10 @@ class Sparsemax(Normalizer):
 
     name: ClassVar[str] = "sparsemax"
 
+    @property
+    def kernel(self) -> tuple[str, float] | None:
+        return "entmax", 2.0
+
     def weigh(self, scores: Tensor) -> Tensor:
         # No key more than 1 below the best can be in the support: moving those up to 1 below changes nothing
         # and keeps the sums finite.
@@ -68,6 +72,10 @@ class Entmax15(Normalizer):
     """
 
     name: ClassVar[str] = "entmax15"
+
+    @property
+    def kernel(self) -> tuple[str, float] | None:
+        return "entmax", 1.5
 
     def weigh(self, scores: Tensor) -> Tensor:
         # Only keys less than 1 below the best can be in the support.
@@ -118,6 +126,10 @@ class Entmax(Normalizer):
 
     alpha: float | Tensor = 1.5
     name: ClassVar[str] = "entmax"
+
+    @property
+    def kernel(self) -> tuple[str, float] | None:
+        return None if isinstance(self.alpha, Tensor) else ("entmax", float(self.alpha))
 
     def __post_init__(self) -> None:
         if isinstance(self.alpha, Tensor):

@@ -33,6 +33,10 @@ class Hardmax(Normalizer):
 
     name: ClassVar[str] = "hardmax"
 
+    @property
+    def kernel(self) -> tuple[str, float] | None:
+        return "hardmax", 0.0
+
     def weigh(self, scores: Tensor) -> Tensor:
         if scores.shape[-1] == 0:
             return scores
@@ -63,6 +67,10 @@ class TopK(Normalizer):
 
     k: int = 4
     name: ClassVar[str] = "top"
+
+    @property
+    def kernel(self) -> tuple[str, float] | None:
+        return "top", float(self.k)
 
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:

@@ -43,6 +43,11 @@ class Normalizer(Part):
         """Whether the weights of a query follow from its scores alone, whichever queries and keys these are."""
         return not self.coupled and type(self).weigh_block is Normalizer.weigh_block
 
+    @property
+    def kernel(self) -> tuple[str, float] | None:
+        """The name and number under which fused kernels know this normaliser; None where they do not."""
+        return None
+
     def learn(self, heads: int) -> Normalizer:
         """This normaliser with the first values of the tensors that a layer of `heads` heads learns."""
         return self

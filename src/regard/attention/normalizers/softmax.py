@@ -35,6 +35,10 @@ class Softmax(Normalizer):
     temperature: float = 1.0
     name: ClassVar[str] = "softmax"
 
+    @property
+    def kernel(self) -> tuple[str, float] | None:
+        return "softmax", self.temperature
+
     def __post_init__(self) -> None:
         check_number("the temperature of softmax", self.temperature)
 
@@ -62,6 +66,10 @@ class Sigmoid(Normalizer):
 
     bias: float = 0.0
     name: ClassVar[str] = "sigmoid"
+
+    @property
+    def kernel(self) -> tuple[str, float] | None:
+        return "sigmoid", self.bias
 
     def __post_init__(self) -> None:
         check_any_number("the bias of sigmoid", self.bias)

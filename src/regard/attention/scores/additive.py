@@ -58,8 +58,11 @@ class Additive(Score):
         _check_activation(self.activation, self.name)
 
     @property
-    def product(self) -> bool:
-        return False
+    def kernel(self) -> str | None:
+        return "additive" if self.activation == "tanh" else None
+
+    def net(self, size: int, like: Tensor) -> Tensor | None:
+        return _net(self.weight, size, like)
 
     def learn(self, heads: int, size: int) -> Score:
         """A uniform weight with variance 1/size, so that scores start near unit size, and no bias."""
@@ -118,8 +121,11 @@ class Concat(Score):
         _check_activation(self.activation, self.name)
 
     @property
-    def product(self) -> bool:
-        return False
+    def kernel(self) -> str | None:
+        return "additive" if self.activation == "tanh" else None
+
+    def net(self, size: int, like: Tensor) -> Tensor | None:
+        return _net(self.vector, size, like)
 
     def learn(self, heads: int, size: int) -> Score:
         """A hidden layer of `size`, uniform weights that keep hidden layer and scores near unit size, and no bias."""
@@ -198,12 +204,15 @@ class LocationSensitive(Score):
     name: ClassVar[str] = "location_sensitive"
 
     @property
-    def product(self) -> bool:
-        return False
-
-    @property
     def fixed(self) -> frozenset[str]:
         return frozenset({"alignment"})
+
+    @property
+    def kernel(self) -> str | None:
+        return "additive"
+
+    def net(self, size: int, like: Tensor) -> Tensor | None:
+        return _net(self.weight, size, like)
 
     def learn(self, heads: int, size: int) -> Score:
         """32 uniform filters of 31 places and a projection, as `nn.Conv1d` and `nn.Linear` start theirs; weight and
@@ -288,6 +297,11 @@ def _plus(query: Tensor, bias: Tensor | None) -> Tensor:
         return query
     bias = bias.to(query.dtype)
     return query + (bias if bias.ndim == 1 else bias.unsqueeze(-2))
+
+
+def _net(weight: Tensor | None, size: int, like: Tensor) -> Tensor:
+    """*Shape:* weight `(size,)` or `(heads, size)` -> `(heads or 1, size)`."""
+    return like.new_ones(1, size) if weight is None else weight.to(like.dtype).reshape(-1, size)
 
 
 def _network(query: Tensor, key: Tensor, weight: Tensor | None, activation: str) -> Tensor:

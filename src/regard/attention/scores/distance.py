@@ -43,8 +43,11 @@ class Distance(Score):
             check_any_number("the scale of distance", self.scale)
 
     @property
-    def product(self) -> bool:
-        return False
+    def kernel(self) -> str | None:
+        return "distance" if self.scale is None or self.scale >= 0 else None
+
+    def factor(self, size: int) -> float:
+        return 0.5 / math.sqrt(max(size, 1)) if self.scale is None else self.scale
 
     def width(self, size: int) -> int:
         return max(size, 1)
@@ -53,5 +56,4 @@ class Distance(Score):
         return 3 * size
 
     def compare(self, query: Tensor, key: Tensor) -> Tensor:
-        scale = 0.5 / math.sqrt(max(key.shape[-1], 1)) if self.scale is None else self.scale
-        return (query.unsqueeze(-2) - key.unsqueeze(-3)).square().sum(-1) * -scale
+        return (query.unsqueeze(-2) - key.unsqueeze(-3)).square().sum(-1) * -self.factor(key.shape[-1])

@@ -64,8 +64,8 @@ class Function(Score):
             check_whole("pair_size", self.pair_size, 1)
 
     @property
-    def product(self) -> bool:
-        return False
+    def kernel(self) -> str | None:
+        return None
 
     @property
     def finite(self) -> bool:

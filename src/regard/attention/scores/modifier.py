@@ -34,12 +34,15 @@ class Modifier(Score):
         return f"{self.score.spelling}+{spelt(self, self.name)}"
 
     @property
-    def product(self) -> bool:
-        return self.score.product
-
-    @property
     def fixed(self) -> frozenset[str]:
         return frozenset(f"score_{name}" for name in self.score.fixed)
+
+    @property
+    def kernel(self) -> str | None:
+        return self.score.kernel if type(self).compare is Modifier.compare else None
+
+    def net(self, size: int, like: Tensor) -> Tensor | None:
+        return self.score.net(size, like)
 
     @property
     def finite(self) -> bool:

@@ -46,10 +46,6 @@ class SoftCap(Modifier):
         super().__post_init__()
         check_number("the cap of softcap", self.cap)
 
-    @property
-    def product(self) -> bool:
-        return False
-
     def width(self, size: int) -> int:
         return max(self.score.width(size), 2)
 
@@ -87,10 +83,6 @@ class LeakyReLU(Modifier):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("the slope of leaky", self.slope)
-
-    @property
-    def product(self) -> bool:
-        return False
 
     def width(self, size: int) -> int:
         return max(self.score.width(size), 2)

@@ -30,9 +30,20 @@ class Score(Part):
         return spelt(self, self.name)
 
     @property
+    def kernel(self) -> str | None:
+        """The name of the fused kernel that compares prepared queries and keys: `product` for the product times
+        `factor`, `distance` for the negative squared distance times `factor`, `additive` for `net` times the
+        hyperbolic tangent of their sum; None where there is none."""
+        return "product"
+
+    @property
     def product(self) -> bool:
-        """Whether the score is `factor * prepared_query . prepared_key`, which is what fused kernels need to know."""
-        return True
+        """Whether the score is `factor * prepared_query . prepared_key`."""
+        return self.kernel == "product"
+
+    def net(self, size: int, like: Tensor) -> Tensor | None:
+        """The weight of each channel of a score whose kernel is `additive`. *Shape:* `(heads or 1, size)`."""
+        return None
 
     @property
     def finite(self) -> bool:

@@ -1,0 +1,147 @@
+"""Additive scores on the CPU, forward and backward, with nothing of queries x keys x channels anywhere."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import cfunc, njit, types
+
+from regard.attention.kernels.emit import ROWS, WIDTH
+from regard.attention.kernels.source import STAMP
+from regard.attention.kernels.tile import EXPONENTIAL, FAST, INT, SMALL, fill_tile
+from regard.attention.kernels.vectors import (
+    additive_slopes,
+    fetch_add,
+    get,
+    lane_sum,
+    plain_additive_slopes,
+    put,
+    small_additive_slopes,
+)
+
+__all__ = ["scores", "slopes"]
+
+
+@njit(error_model="numpy")
+def score_tasks(arguments, zero):  # type: ignore[no-untyped-def]
+    thread = fetch_add(arguments)
+    tasks = get(arguments, 2, INT)
+    a = arguments + 24
+    query, key, weight, output, scratch, scratch_size = get(a, 0, INT), get(a, 1, INT), get(a, 2, INT), get(a, 3, INT), get(a, 4, INT), get(a, 5, INT)
+    heads, key_heads, query_len, key_len, size = get(a, 6, INT), get(a, 7, INT), get(a, 8, INT), get(a, 9, INT), get(a, 10, INT)
+    score, by_row, rows, stride, item, panel, weight_stride = get(a, 11, INT), get(a, 12, INT), get(a, 13, INT), get(a, 14, INT), get(a, 15, INT), get(a, 16, INT), get(a, 17, INT)
+    blocks = -(-query_len // rows)
+    block = scratch + thread * scratch_size * item
+    tile = block + rows * size * item
+    keys_size = key_len if by_row else -(-key_len // panel) * panel
+
+    while True:
+        task = fetch_add(arguments + 8)
+        if task >= tasks:
+            break
+        head, start = task // blocks, task % blocks * rows
+        n, h = head // heads, head % heads
+        here = min(rows, query_len - start)
+        padded = here if by_row else -(-here // ROWS) * ROWS
+        source = query + (head * query_len + start) * size * item
+        for i in range(here * size):
+            put(block, i, get(source, i, zero), zero)
+        for i in range(here * size, padded * size):
+            put(block, i, 0.0, zero)
+        keys = key + (n * key_heads + h // (heads // key_heads)) * keys_size * size * item
+        own = weight + h * weight_stride * item
+        fill_tile(score, block, padded, keys, own, size, tile, stride, INT, key_len, by_row, item, panel, zero)
+        for r in range(here):
+            out = output + (head * query_len + start + r) * key_len * item
+            for j in range(key_len):
+                put(out, j, get(tile, r * stride + j, zero), zero)
+
+
+@njit(error_model="numpy", fastmath=FAST)
+def slope_tasks(arguments, zero):  # type: ignore[no-untyped-def]
+    thread = fetch_add(arguments)
+    tasks = get(arguments, 2, INT)
+    a = arguments + 24
+    query, key, grad, weight = get(a, 0, INT), get(a, 1, INT), get(a, 2, INT), get(a, 3, INT)
+    grad_query, grad_key, grad_weight = get(a, 4, INT), get(a, 5, INT), get(a, 6, INT)
+    scratch, scratch_size = get(a, 7, INT), get(a, 8, INT)
+    heads, key_heads, query_len, key_len, size, weight_size = get(a, 9, INT), get(a, 10, INT), get(a, 11, INT), get(a, 12, INT), get(a, 13, INT), get(a, 14, INT)
+    score, item, panel, weight_stride, chunks = get(a, 15, INT), get(a, 16, INT), get(a, 17, INT), get(a, 18, INT), get(a, 19, INT)
+    panels = -(-key_len // panel)
+    stride = panels * panel
+    lanes = WIDTH // item
+    group = heads // key_heads
+    # A block of queries, its gradients, its sums: all of one register tile's height.
+    block = scratch + thread * scratch_size * item
+    tile = block + ROWS * size * item
+    sums = tile + ROWS * stride * item
+
+    while True:
+        task = fetch_add(arguments + 8)
+        if task >= tasks:
+            break
+        key_head, chunk = task // chunks, task % chunks
+        tiles = -(-query_len // ROWS)
+        first = key_head // key_heads * heads + key_head % key_heads * group
+        keys = key + key_head * stride * size * item
+        out_keys = grad_key + task * group * stride * size * item
+        for head in range(first, first + group):
+            own = weight + head % heads * weight_stride * item
+            into = out_keys + (head - first) * stride * size * item
+            for number in range(tiles * chunk // chunks, tiles * (chunk + 1) // chunks):
+                start = number * ROWS
+                here = min(ROWS, query_len - start)
+                source = query + (head * query_len + start) * size * item
+                for i in range(ROWS * size):
+                    put(block, i, get(source, i, zero) if i < here * size else zero, zero)
+                for r in range(ROWS):
+                    above = grad + (head * query_len + start + r) * key_len * item
+                    for j in range(stride):
+                        inside = r < here and j < key_len
+                        put(tile, r * stride + j, get(above, j, zero) if inside else zero, zero)
+                for i in range((ROWS + 1) * size * lanes):
+                    put(sums, i, 0.0, zero)
+                for p in range(panels):
+                    k, g, out = keys + p * panel * size * item, tile + p * panel * item, into + p * panel * size * item
+                    if score == EXPONENTIAL:
+                        additive_slopes(block, k, g, size, stride, sums, out, zero)
+                    elif score == SMALL:
+                        small_additive_slopes(block, k, g, size, stride, sums, out, zero)
+                    else:
+                        plain_additive_slopes(block, k, g, size, stride, sums, out, zero)
+                part = grad_weight + (head * chunks + chunk) * weight_size * item
+                for d in range(weight_size):
+                    channel = sums + d * (ROWS + 1) * lanes * item
+                    put(part, d, get(part, d, zero) + lane_sum(channel, zero), zero)
+                    for r in range(here):
+                        steep = lane_sum(channel + (r + 1) * lanes * item, zero)
+                        place = (head * query_len + start + r) * weight_size + d
+                        put(grad_query, place, get(own, d, zero) * steep, zero)
+
+
+@cache
+def scores(item: int) -> Any:
+    """The kernel of scores, for numbers of `item` bytes."""
+    zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
+
+    @cfunc(types.void(types.intp), cache=True)
+    def additive_scores(arguments):  # type: ignore[no-untyped-def]
+        if stamp:
+            score_tasks(arguments, zero)
+
+    return additive_scores
+
+
+@cache
+def slopes(item: int) -> Any:
+    """The kernel of gradients, for numbers of `item` bytes."""
+    zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
+
+    @cfunc(types.void(types.intp), cache=True)
+    def additive_gradients(arguments):  # type: ignore[no-untyped-def]
+        if stamp:
+            slope_tasks(arguments, zero)
+
+    return additive_gradients

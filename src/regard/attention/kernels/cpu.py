@@ -1,0 +1,281 @@
+"""The operators of `operators` on the CPU: tensors laid out for the compiled kernels, which get addresses and sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from regard.attention.kernels import additive, backward, dense, forward, tile
+from regard.attention.kernels.emit import ROWS, WIDTH
+from regard.attention.kernels.operators import kept_keys
+from regard.attention.kernels.threads import in_threads, threads
+
+__all__ = ["additive_scores", "additive_scores_backward", "attention", "attention_backward"]
+
+TILE_BYTES = 2**18
+"""How much the scores of a block of queries may take: they and the keys are to stay in a core's own cache."""
+LARGEST = {4: 43.0, 8: 350.0}
+"""Queries and keys of an additive score up to here have a finite e^2x that is not zero."""
+SMALL = 0.25
+"""Up to here their sum is in the range of the polynomial that is exact near zero, too."""
+FEW = 4
+"""Up to so many queries, keys are read as they are: to put them into panels would take longer than the scores."""
+
+SCORES = {"product": tile.PRODUCT, "distance": tile.DISTANCE, "additive": tile.ADDITIVE}
+NORMALIZERS = {"entmax": forward.ENTMAX, "top": forward.TOP, "hardmax": forward.HARDMAX}
+
+
+def rows(query_len: int, key_len: int, item: int) -> int:
+    """How many queries are a block."""
+    if query_len <= FEW:
+        return query_len
+    fit = TILE_BYTES // (max(key_len, 1) * item) // ROWS * ROWS
+    return min(max(fit, ROWS), 4 * ROWS, tile.padded_rows(query_len))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Queries and keys as the kernel of their score reads them.
+
+    *Shape:* query `(batch, heads, query_len, channels)`; key `(batch, key_heads, key_len, channels)` by row, otherwise
+    `(batch, key_heads, panels, channels, panel)`; weight `(heads or 1, ...)`, empty where the score has none.
+    """
+
+    query: Tensor
+    key: Tensor
+    weight: Tensor
+    score: int
+    by_row: bool
+    panel: int
+    panels: int
+
+    @classmethod
+    def of(cls, query: Tensor, key: Tensor, weight: Tensor | None, score: str) -> Layout:
+        item = query.element_size()
+        panel = tile.panel_keys(item)
+        panels = -(-key.shape[-2] // panel)
+        code, own = SCORES[score], query.new_empty(0) if weight is None else weight.contiguous()
+        if query.shape[-2] <= FEW:
+            return cls(query.contiguous(), key.contiguous(), own, code, True, panel, panels)
+        if weight is not None:
+            largest = _largest(query, key)
+            if largest <= SMALL and item == 4:
+                code = tile.SMALL
+            elif largest <= LARGEST[item]:
+                code = tile.EXPONENTIAL
+                # In double precision: of the error of tanh most is that of these, and of them there are few.
+                query, key = ((2 * t.double()).exp_().to(t.dtype) for t in (query, key))
+        key = pad(key, (0, 0, 0, panels * panel - key.shape[-2]))
+        key = key.unflatten(-2, (panels, panel)).transpose(-1, -2)
+        return cls(query.contiguous(), key.contiguous(), own.contiguous(), code, False, panel, panels)
+
+    @property
+    def weight_stride(self) -> int:
+        return self.weight[0].numel() if len(self.weight) > 1 else 0
+
+
+def _largest(*tensors: Tensor) -> float:
+    """The largest magnitude; not a number where one is none."""
+    found = [t.new_zeros(()) if not t.numel() else torch.linalg.vector_norm(t, torch.inf) for t in tensors]
+    return float(torch.stack(found).amax())
+
+
+def additive_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
+    """`weight . tanh(query + key)`. *Shape:* `(batch, heads, query_len, key_len)`."""
+    batch, heads, query_len, _ = query.shape
+    key_heads, key_len = key.shape[1], key.shape[-2]
+    layout = Layout.of(query, key, weight, "additive")
+    item, size = query.element_size(), layout.query.shape[-1]
+    height, stride = rows(query_len, key_len, item), _stride(layout)
+    scratch_size = height * size + height * stride
+    scratch = query.new_empty(threads() * scratch_size + WIDTH)
+    output = query.new_empty(batch, heads, query_len, key_len)
+    in_threads(
+        additive.scores(item),
+        [
+            *_addresses(layout.query, layout.key, layout.weight, output, scratch), scratch_size,
+            heads, key_heads, query_len, key_len, size,
+            layout.score, layout.by_row, height, stride, item, layout.panel, layout.weight_stride,
+        ],
+        batch * heads * -(-query_len // height),
+    )  # fmt: skip
+    return output
+
+
+def additive_scores_backward(
+    grad: Tensor, query: Tensor, key: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of query, key and weight from those of the scores."""
+    batch, heads, query_len, channels = query.shape
+    key_heads, key_len = key.shape[1], key.shape[-2]
+    if query_len <= FEW:  # Their keys must come in panels, too.
+        query, grad = pad(query, (0, 0, 0, FEW + 1 - query_len)), pad(grad, (0, 0, 0, FEW + 1 - query_len))
+    padded_len = query.shape[-2]
+    layout = Layout.of(query, key, weight, "additive")
+    item, size, group = query.element_size(), layout.query.shape[-1], heads // key_heads
+    chunks = max(1, min(2 * threads() // max(batch * key_heads, 1), -(-padded_len // ROWS)))
+    grad, own = grad.contiguous(), weight.contiguous()
+    grad_query = query.new_empty(query.shape)
+    grad_key = query.new_zeros(batch, key_heads, chunks, group, layout.panels, size, layout.panel)
+    grad_weight = query.new_zeros(batch, heads, chunks, channels)
+    scratch_size = ROWS * size + ROWS * layout.panels * layout.panel + (ROWS + 1) * size * WIDTH // item
+    scratch = query.new_empty(threads() * scratch_size)
+    in_threads(
+        additive.slopes(item),
+        [
+            *_addresses(layout.query, layout.key, grad, own, grad_query, grad_key, grad_weight, scratch), scratch_size,
+            heads, key_heads, padded_len, key_len, size, channels,
+            layout.score, item, layout.panel, channels if len(weight) > 1 else 0, chunks,
+        ],
+        batch * key_heads * chunks,
+    )  # fmt: skip
+    own = own.expand(heads, channels).view(1, key_heads, group, channels)
+    found = grad_key.sum(2)[..., :channels, :] * own[..., None, :, None]
+    found = found.sum(2).transpose(-1, -2).flatten(2, 3)[..., :key_len, :]
+    grad_weight = grad_weight.sum((0, 2))
+    return (
+        grad_query[..., :query_len, :],
+        found.contiguous(),
+        grad_weight if len(weight) > 1 else grad_weight.sum(0, keepdim=True),
+    )
+
+
+def _stride(layout: Layout) -> int:
+    # A vector more than the keys: rows at a distance of a power of two would fight for the same places of a cache.
+    return layout.panels * layout.panel + layout.panel
+
+
+def _addresses(*tensors: Tensor | None) -> list[int]:
+    return [0 if tensor is None or not tensor.numel() else tensor.data_ptr() for tensor in tensors]
+
+
+def _strides(tensor: Tensor | None, axes: int) -> list[int]:
+    """The strides along the first axes, zero where there is but one place."""
+    if tensor is None:
+        return [0] * axes
+    return [stride if size > 1 else 0 for stride, size in zip(tensor.stride()[:axes], tensor.shape, strict=False)]
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    weight: Tensor | None,
+    ranges: Tensor | None,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    score: str,
+    normalizer: str,
+    parameter: float,
+    dropout: float,
+    seed: int,
+    first: int,
+    whole: int,
+    want_weights: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As `operators.attention` says; the support is kept where it has room."""
+    batch, heads, query_len, _ = query.shape
+    key_heads, key_len, value_size = key.shape[1], key.shape[-2], value.shape[-1]
+    layout = Layout.of(query, key, weight, score)
+    value = value.contiguous()
+    item, size = query.element_size(), layout.query.shape[-1]
+    height, stride = rows(query_len, key_len, item), _stride(layout)
+    share, blocks = kept_keys(normalizer, parameter, key_len), -(-query_len // height)
+    output = query.new_empty(batch, heads, query_len, value_size)
+    weights = query.new_zeros((batch, heads, query_len, key_len) if want_weights else 0)
+    statistic = query.new_empty(batch, heads, query_len, 2)
+    counts = torch.empty(batch, heads, query_len, dtype=torch.int32)
+    index = torch.empty(batch, heads, query_len, share, dtype=torch.int32)
+    kept = query.new_empty(batch, heads, query_len, share)
+    scratch_size = height * size + (height + 5) * (stride + 64)
+    scratch = query.new_empty(threads() * scratch_size)
+    numbers = np.array([parameter, dropout])
+    if ranges is not None:
+        ranges = ranges.to(torch.int32).contiguous()
+    in_threads(
+        forward.forward(item),
+        [
+            *_addresses(layout.query, layout.key, value, layout.weight, ranges, mask, bias),
+            *_addresses(output, weights, statistic, counts, index, kept, scratch), scratch_size, numbers.ctypes.data,
+            heads, key_heads, query_len, key_len, size, value_size,
+            layout.score, NORMALIZERS[normalizer], layout.by_row, height, stride, share, item, layout.panel, layout.panels,
+            layout.weight_stride, seed, *_strides(ranges, 3), *_strides(mask, 4), *_strides(bias, 4), first, whole,
+        ],
+        batch * heads * blocks,
+    )  # fmt: skip
+    return output, weights, statistic, counts, index, kept
+
+
+def attention_backward(
+    grad_output: Tensor,
+    grad_weights: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    weight: Tensor | None,
+    ranges: Tensor | None,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    output: Tensor,
+    statistic: Tensor,
+    counts: Tensor,
+    index: Tensor,
+    kept: Tensor,
+    score: str,
+    normalizer: str,
+    parameter: float,
+    dropout: float,
+    seed: int,
+    first: int,
+    whole: int,
+    want_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of query, key, value, weight and bias; the last two are empty where there are none."""
+    batch, heads, query_len, size = query.shape
+    key_heads, key_len, value_size = key.shape[1], key.shape[-2], value.shape[-1]
+    item, share, height = query.element_size(), index.shape[-1], rows(query_len, key_len, query.element_size())
+    blocks = -(-query_len // height)
+    query, key, value, grad_output = (t.contiguous() for t in (query, key, value, grad_output))
+    own = None if weight is None else weight.contiguous()
+    above = None if grad_weights is None else grad_weights.contiguous()
+    slopes = torch.empty_like(kept)
+    grad_query, grad_key, grad_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+    grad_weight = query.new_zeros((batch, heads, blocks, size) if weight is not None else 0)
+    grad_bias = query.new_zeros((batch, heads, query_len, key_len) if want_bias else 0)
+    scratch = query.new_empty(threads() * 2 * size)
+    numbers = np.array([parameter, dropout])
+    code, weight_stride = SCORES[score], size if own is not None and len(own) > 1 else 0
+    in_threads(
+        backward.backward_queries(item),
+        [
+            *_addresses(query, key, value, own, grad_output, above, counts, index, kept, slopes),
+            *_addresses(grad_query, grad_weight, grad_bias, scratch), numbers.ctypes.data,
+            heads, key_heads, query_len, key_len, size, value_size, code, NORMALIZERS[normalizer],
+            height, share, item, weight_stride, seed, first, whole,
+        ],
+        batch * heads * blocks,
+    )  # fmt: skip
+    chunks = max(1, min(2 * threads() // max(batch * key_heads, 1), key_len))
+    in_threads(
+        backward.backward_keys(item),
+        [
+            *_addresses(query, key, own, grad_output, counts, index, kept, slopes, grad_key, grad_value),
+            numbers.ctypes.data, heads, key_heads, query_len, key_len, size, value_size, code, chunks,
+            height, share, item, weight_stride, seed, first, whole,
+        ],
+        batch * key_heads * chunks,
+    )  # fmt: skip
+    if weight is not None:
+        grad_weight = grad_weight.sum((0, 2))
+        grad_weight = grad_weight if len(weight) > 1 else grad_weight.sum(0, keepdim=True)
+    found = grad_query, grad_key, grad_value, grad_weight, grad_bias
+    if query_len and int(counts.amin()) < 0:
+        dense.add_gradients(
+            found, grad_output, above, query, key, value, weight, ranges, mask, bias, statistic, counts,
+            score, normalizer, parameter, dropout, seed, first, whole,
+        )  # fmt: skip
+    return found

@@ -1,0 +1,240 @@
+"""The fused kernels as operators of PyTorch: seen by compilers and exporters, differentiable any number of times.
+
+`torch.ops.regard.additive_scores` and `torch.ops.regard.attention` run a compiled kernel of Numba on the CPU and one of
+Triton on a GPU. Their first derivatives are operators, too; the derivatives of these run the plain formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.attention.kernels import plain
+
+__all__ = ["SUPPORT", "additive_scores", "attention"]
+
+SUPPORT = 128
+"""How many keys of each query are kept for the backward pass, on average over a block of queries."""
+
+_LIBRARY = torch.library.Library("regard", "DEF")
+_SETTINGS = (
+    "str score, str normalizer, float parameter, float dropout, int seed, int first, int whole"  # those of a call
+)
+_LIBRARY.define("additive_scores(Tensor query, Tensor key, Tensor weight) -> Tensor")
+_LIBRARY.define(
+    "additive_scores_backward(Tensor grad, Tensor query, Tensor key, Tensor weight) -> (Tensor, Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "attention(Tensor query, Tensor key, Tensor value, Tensor? weight, Tensor? ranges, Tensor? mask, Tensor? bias, "
+    f"{_SETTINGS}, bool want_weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "attention_backward(Tensor grad_output, Tensor? grad_weights, Tensor query, Tensor key, Tensor value, "
+    "Tensor? weight, Tensor? ranges, Tensor? mask, Tensor? bias, Tensor output, Tensor statistic, Tensor counts, "
+    f"Tensor index, Tensor kept, {_SETTINGS}, bool want_bias) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def additive_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
+    """The additive score of every query and key.
+
+    $$s_{ij} = \\sum_d w_d \\tanh(q_{id} + k_{jd})$$
+
+    *Shape:* query `(batch, heads, query_len, size)`, key `(batch, key_heads, key_len, size)`, weight `(heads, size)` or
+    `(1, size)` -> `(batch, heads, query_len, key_len)`.
+    """
+    found: Tensor = torch.ops.regard.additive_scores(query, key, weight)
+    return found
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    weight: Tensor | None,
+    ranges: Tensor | None,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    score: str,
+    normalizer: str,
+    parameter: float,
+    dropout: float = 0.0,
+    seed: int = 0,
+    first: int = 0,
+    whole: int = 0,
+    want_weights: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Output and weights of attention whose kernel keeps no more than the support of each query.
+
+    `score` is `"product"`, `"distance"` ($-|q - k|^2$) or `"additive"`, with its `weight`; `normalizer` is `"entmax"`
+    with alpha as its `parameter`, `"top"` with how many keys are kept, `"hardmax"`, and on a GPU `"softmax"` with its
+    temperature and `"sigmoid"` with its bias. `ranges` are the keys that each query sees where those lie one after the
+    other, from low to high (excluded). `first` is the place of the first query among `whole`: dropout is drawn by it.
+
+    *Shape:* query `(batch, heads, query_len, size)`, key `(batch, key_heads, key_len, size)`, value `(batch, key_heads,
+    key_len, value_size)`, weight `(heads or 1, size)`, ranges int32 `(batch or 1, heads or 1, query_len, 2)`; mask and
+    bias broadcastable to the weights, `(batch, heads, query_len, key_len)`, which are empty unless wanted.
+    """
+    found = torch.ops.regard.attention(
+        query, key, value, weight, ranges, mask, bias,
+        score, normalizer, parameter, dropout, seed, first, whole, want_weights,
+    )  # fmt: skip
+    return found[0], found[1]
+
+
+def _kernels(device: str) -> Any:
+    """The module whose functions have the names of the operators."""
+    if device == "cuda":
+        from regard.attention.kernels import gpu
+
+        return gpu
+    from regard.attention.kernels import cpu
+
+    return cpu
+
+
+def _run(name: str, device: str) -> Any:
+    return lambda *arguments: getattr(_kernels(device), name)(*arguments)
+
+
+for _name in ("additive_scores", "additive_scores_backward", "attention", "attention_backward"):
+    for _device in ("cpu", "cuda"):
+        _LIBRARY.impl(_name, _run(_name, _device), _device.upper())
+
+
+# Shapes, for compilers
+
+
+@torch.library.register_fake("regard::additive_scores")
+def _(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
+    return query.new_empty(*query.shape[:-1], key.shape[-2])
+
+
+@torch.library.register_fake("regard::additive_scores_backward")
+def _(grad: Tensor, query: Tensor, key: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape), weight.new_empty(weight.shape)
+
+
+@torch.library.register_fake("regard::attention")
+def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    normalizer, parameter, want_weights = rest[5], rest[6], rest[-1]
+    rows, key_len = query.shape[:-1], key.shape[-2]
+    share = kept_keys(normalizer, parameter, key_len) if query.device.type != "cuda" else 0
+    return (
+        query.new_empty(*rows, value.shape[-1]),
+        query.new_empty(*rows, key_len) if want_weights else query.new_empty(0),
+        query.new_empty(*rows, 2, dtype=torch.float64 if query.dtype == torch.float64 else torch.float32),
+        query.new_empty(rows, dtype=torch.int32),
+        query.new_empty(*rows, share, dtype=torch.int32),
+        query.new_empty(*rows, share),
+    )
+
+
+@torch.library.register_fake("regard::attention_backward")
+def _(
+    grad_output: Tensor,
+    grad_weights: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    weight: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    return (
+        query.new_empty(query.shape),
+        key.new_empty(key.shape),
+        value.new_empty(value.shape),
+        query.new_empty(0 if weight is None else weight.shape),
+        query.new_empty(*query.shape[:-1], key.shape[-2]) if rest[-1] else query.new_empty(0),
+    )
+
+
+def kept_keys(normalizer: str, parameter: float, key_len: int) -> int:
+    """How many keys a query has room for in what is kept; the queries of a block share theirs."""
+    most = {"entmax": SUPPORT, "top": int(parameter), "hardmax": 1}[normalizer]
+    return torch.sym_min(key_len, most)
+
+
+# Derivatives
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _scores_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    return tuple(torch.ops.regard.additive_scores_backward(grad.contiguous(), *ctx.saved_tensors))
+
+
+def _scores_gradient_again(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def gradients(grad: Tensor, *inputs: Tensor) -> Sequence[Tensor | None]:
+        return plain.gradients(plain.additive_scores, inputs, grad)
+
+    return tuple(plain.through(gradients, ctx.saved_tensors, grads))
+
+
+torch.library.register_autograd("regard::additive_scores", _scores_gradient, setup_context=_keep_inputs)
+torch.library.register_autograd(
+    "regard::additive_scores_backward", _scores_gradient_again, setup_context=_keep_inputs
+)
+
+
+def _keep_call(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    result, _, *state = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*state)
+    ctx.save_for_backward(*inputs[:7], result, *state)
+    ctx.settings = inputs[7:14]
+    ctx.want_bias = inputs[6] is not None and ctx.needs_input_grad[6]
+
+
+def _attention_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    query, key, value, weight, ranges, mask, bias, output, *state = ctx.saved_tensors
+    grad_output, grad_weights = grads[0], grads[1]
+    if grad_output is None:
+        grad_output = torch.zeros_like(output)
+    found = torch.ops.regard.attention_backward(
+        grad_output, grad_weights, query, key, value, weight, ranges, mask, bias, output, *state, *ctx.settings, ctx.want_bias
+    )  # fmt: skip
+    grad_query, grad_key, grad_value, grad_weight, grad_bias = found
+    if ctx.want_bias:
+        grad_bias = grad_bias.sum_to_size(bias.shape)
+    return (
+        grad_query,
+        grad_key,
+        grad_value,
+        None if weight is None else grad_weight,
+        None,
+        None,
+        grad_bias if ctx.want_bias else None,
+        *[None] * 8,
+    )
+
+
+def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:9])
+    ctx.settings, ctx.count = inputs[14:21], len(inputs)
+
+
+def _attention_gradient_again(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    grad_output, grad_weights, query, key, value, weight, ranges, mask, bias = ctx.saved_tensors
+
+    def gradients(*tensors: Any) -> Sequence[Tensor | None]:
+        grad_output, grad_weights, query, key, value, weight, bias = tensors
+
+        def forward(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+            return plain.attention(query, key, value, rest[0], ranges, mask, rest[1], *ctx.settings)
+
+        return plain.gradients(forward, (query, key, value, weight, bias), grad_output, grad_weights)
+
+    found = plain.through(gradients, (grad_output, grad_weights, query, key, value, weight, bias), grads)
+    above, above_weights, query, key, value, weight, bias = found
+    inputs = [above, above_weights, query, key, value, weight, None, None, bias]
+    return (*inputs, *[None] * (ctx.count - len(inputs)))
+
+
+torch.library.register_autograd("regard::attention", _attention_gradient, setup_context=_keep_call)
+torch.library.register_autograd("regard::attention_backward", _attention_gradient_again, setup_context=_keep_gradient)
