@@ -93,7 +93,7 @@ def peaks(threads: int) -> Peaks:
         rate = max(1024**3 / _seconds(lambda: one @ one) for _ in range(20))
         return Peaks(rate, "by a matrix product")
     count = 20_000_000
-    seconds = min(_in_threads([functools.partial(code.spin, count)] * threads) for _ in range(5))
+    seconds = min(_in_threads([functools.partial(code.spin, count)] * threads) for _ in range(15))
     rate = threads * count * code.width * ACCUMULATORS / seconds
     return Peaks(rate, f"in registers of {32 * code.width} bits")
 
@@ -114,7 +114,7 @@ def read_rate(threads: int, size: int) -> float:
     parts = [
         functools.partial(code.read, start + place * steps * step, steps, times) for place in range(threads)
     ]
-    return max(times * store.nbytes / _in_threads(parts) for _ in range(5))
+    return max(times * store.nbytes / _in_threads(parts) for _ in range(9))
 
 
 def limit_of(work: Work, settings: Settings) -> float:

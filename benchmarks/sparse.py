@@ -23,9 +23,9 @@ def main() -> None:
                 device=settings.device, dtype=settings.dtype,
             )  # fmt: skip
             contest.run(problem, NORMALIZERS, f"{{}}, {problem.what}")
-        some = replace(problem, queries=LENGTH, keys=LENGTH)
-        if settings.quick:
-            some = replace(some, queries=512, keys=512)
+        if settings.quick and not gradients:
+            continue
+        some = problem if settings.quick else replace(problem, queries=LENGTH, keys=LENGTH)
         for kind in list(KINDS)[1:]:
             contest.run(replace(some, kind=kind), NORMALIZERS)
         contest.run(replace(some, mask="causal"), NORMALIZERS)

@@ -30,9 +30,15 @@ WAYS = {
 }
 
 
+def once(self, contestants):
+    """The time of the call that every contestant makes before the rounds."""
+    return {one.key: [one.seconds] for one in contestants}
+
+
 @pytest.fixture
 def arena(monkeypatch):
     """A contest whose peers are given, on a machine whose rates are known."""
+    monkeypatch.setattr(contest.Contest, "_times", once)
     monkeypatch.setattr(limits, "peaks", lambda threads: limits.Peaks(1e9, "as told"))
     monkeypatch.setattr(limits, "read_rate", lambda threads, size: 1e9)
 
@@ -148,9 +154,7 @@ def test_peers_are_right_about_a_small_problem(monkeypatch, score, normalizers, 
     compiled = (peers.COMPILED, "the same", "Flex", "Keras", peers.ADASPLASH)
     eager = [one for one in peers.PEERS if not one.name.startswith(compiled)]
     monkeypatch.setattr(peers, "PEERS", tuple(eager))
-    monkeypatch.setattr(
-        contest.Contest, "_times", lambda self, some: {one.key: [one.seconds] for one in some}
-    )
+    monkeypatch.setattr(contest.Contest, "_times", once)
     held = contest.Contest(SETTINGS)
     held.run(problems.Problem(score, 1, 12, 12, 4, 4, gradients=True, mask=mask), normalizers)
     assert all("is not installed" in one.why for one in held.missing)

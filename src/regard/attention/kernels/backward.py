@@ -43,14 +43,14 @@ def through_normalizer(normalizer, parameter, weights, slopes, count, zero):  # 
     for n in range(count):
         weight = np.float64(get(weights, n, zero))
         if normalizer == ENTMAX:
-            weight = 1.0 if parameter == 2 else np.sqrt(weight) if parameter == 1.5 else weight ** (2 - parameter)
+            weight = weight * 0 + 1 if parameter == 2 else np.sqrt(weight) if parameter == 1.5 else weight ** (2 - parameter)
         total += weight
         mean += weight * get(slopes, n, zero)
     mean /= total
     for n in range(count):
         weight = np.float64(get(weights, n, zero))
         if normalizer == ENTMAX:
-            weight = 1.0 if parameter == 2 else np.sqrt(weight) if parameter == 1.5 else weight ** (2 - parameter)
+            weight = weight * 0 + 1 if parameter == 2 else np.sqrt(weight) if parameter == 1.5 else weight ** (2 - parameter)
         put(slopes, n, weight * (get(slopes, n, zero) - mean), zero)
 
 

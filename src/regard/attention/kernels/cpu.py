@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from regard.attention.kernels import additive, backward, dense, forward, tile
+from regard.attention.kernels import additive, backward, forward, tile
 from regard.attention.kernels.emit import ROWS, WIDTH
 from regard.attention.kernels.operators import kept_keys
 from regard.attention.kernels.threads import in_threads, threads
@@ -22,6 +23,8 @@ LARGEST = {4: 43.0, 8: 350.0}
 """Queries and keys of an additive score up to here have a finite e^2x that is not zero."""
 SMALL = 0.25
 """Up to here their sum is in the range of the polynomial that is exact near zero, too."""
+AGAIN_BYTES = 2**24
+"""How much a support that is found again in the backward pass may take."""
 FEW = 4
 """Up to so many queries, keys are read as they are: to put them into panels would take longer than the scores."""
 
@@ -176,22 +179,25 @@ def attention(
     first: int,
     whole: int,
     want_weights: bool,
+    share: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As `operators.attention` says; the support is kept where it has room."""
+    """Output, weights, and what is kept of the support: nothing of a statistic; how many keys of each query, -1 where its
+    block had no room for them; which, and their weights. There is room for `share` keys a query."""
     batch, heads, query_len, _ = query.shape
     key_heads, key_len, value_size = key.shape[1], key.shape[-2], value.shape[-1]
     layout = Layout.of(query, key, weight, score)
     value = value.contiguous()
     item, size = query.element_size(), layout.query.shape[-1]
     height, stride = rows(query_len, key_len, item), _stride(layout)
-    share, blocks = kept_keys(normalizer, parameter, key_len), -(-query_len // height)
+    blocks = -(-query_len // height)
+    if share is None:
+        share = kept_keys(normalizer, parameter, key_len)
     output = query.new_empty(batch, heads, query_len, value_size)
     weights = query.new_zeros((batch, heads, query_len, key_len) if want_weights else 0)
-    statistic = query.new_empty(batch, heads, query_len, 2)
     counts = torch.empty(batch, heads, query_len, dtype=torch.int32)
     index = torch.empty(batch, heads, query_len, share, dtype=torch.int32)
     kept = query.new_empty(batch, heads, query_len, share)
-    scratch_size = height * size + (height + 5) * (stride + 64)
+    scratch_size = height * size + (height + 6) * (stride + 64)
     scratch = query.new_empty(threads() * scratch_size)
     numbers = np.array([parameter, dropout])
     if ranges is not None:
@@ -200,14 +206,14 @@ def attention(
         forward.forward(item),
         [
             *_addresses(layout.query, layout.key, value, layout.weight, ranges, mask, bias),
-            *_addresses(output, weights, statistic, counts, index, kept, scratch), scratch_size, numbers.ctypes.data,
+            *_addresses(output, weights, counts, index, kept, scratch), scratch_size, numbers.ctypes.data,
             heads, key_heads, query_len, key_len, size, value_size,
             layout.score, NORMALIZERS[normalizer], layout.by_row, height, stride, share, item, layout.panel, layout.panels,
             layout.weight_stride, seed, *_strides(ranges, 3), *_strides(mask, 4), *_strides(bias, 4), first, whole,
         ],
         batch * heads * blocks,
     )  # fmt: skip
-    return output, weights, statistic, counts, index, kept
+    return output, weights, query.new_empty(batch, heads, query_len, 0), counts, index, kept
 
 
 def attention_backward(
@@ -233,26 +239,75 @@ def attention_backward(
     first: int,
     whole: int,
     want_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """The gradients of query, key, value, weight and bias; the last two are empty where there are none."""
+    tensors = [t.contiguous() for t in (grad_output, query, key, value)]
+    grad_output, query, key, value = tensors
+    weight, grad_weights = (None if t is None else t.contiguous() for t in (weight, grad_weights))
+    settings = (score, normalizer, parameter, dropout, seed)
+    found = _from_support(
+        grad_output, grad_weights, query, key, value, weight, counts, index, kept, *settings, first, whole, want_bias
+    )
+    # Blocks whose supports had no room: they are found again, a few queries at a time.
+    room = max(AGAIN_BYTES // (key.shape[-2] * (4 + query.element_size())), 1)
+    for n, h, some in _without_support(counts, room):
+        k = h // (query.shape[1] // key.shape[1])
+        net = None if weight is None else weight[min(h, len(weight) - 1)][None]
+        inputs = query[n, h, some][None, None], key[n, k][None, None], value[n, k][None, None], net
+        # Dropout is drawn by the number of a query among those of all heads.
+        place = (n * query.shape[1] + h) * whole + first + some.start
+        again = attention(
+            *inputs, *(_one_head(t, n, h, some) for t in (ranges, mask, bias)), *settings, place, whole, False, key.shape[-2]
+        )
+        above = None if grad_weights is None else grad_weights[n, h, some][None, None]
+        parts = _from_support(
+            grad_output[n, h, some][None, None], above, *inputs, *again[3:], *settings, place, whole, want_bias
+        )
+        found[0][n, h, some] = parts[0][0, 0]
+        found[1][n, k] += parts[1][0, 0]
+        found[2][n, k] += parts[2][0, 0]
+        if weight is not None:
+            found[3][min(h, len(weight) - 1)] += parts[3][0]
+        if want_bias:
+            found[4][n, h, some] = parts[4][0, 0]
+    return found
+
+
+def _from_support(
+    grad_output: Tensor,
+    grad_weights: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    weight: Tensor | None,
+    counts: Tensor,
+    index: Tensor,
+    kept: Tensor,
+    score: str,
+    normalizer: str,
+    parameter: float,
+    dropout: float,
+    seed: int,
+    first: int,
+    whole: int,
+    want_bias: bool,
+) -> tuple[Tensor, ...]:
+    """The gradients through the queries whose support was kept; those of the others are left zero."""
     batch, heads, query_len, size = query.shape
     key_heads, key_len, value_size = key.shape[1], key.shape[-2], value.shape[-1]
     item, share, height = query.element_size(), index.shape[-1], rows(query_len, key_len, query.element_size())
     blocks = -(-query_len // height)
-    query, key, value, grad_output = (t.contiguous() for t in (query, key, value, grad_output))
-    own = None if weight is None else weight.contiguous()
-    above = None if grad_weights is None else grad_weights.contiguous()
     slopes = torch.empty_like(kept)
     grad_query, grad_key, grad_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
     grad_weight = query.new_zeros((batch, heads, blocks, size) if weight is not None else 0)
     grad_bias = query.new_zeros((batch, heads, query_len, key_len) if want_bias else 0)
     scratch = query.new_empty(threads() * 2 * size)
     numbers = np.array([parameter, dropout])
-    code, weight_stride = SCORES[score], size if own is not None and len(own) > 1 else 0
+    code, weight_stride = SCORES[score], size if weight is not None and len(weight) > 1 else 0
     in_threads(
         backward.backward_queries(item),
         [
-            *_addresses(query, key, value, own, grad_output, above, counts, index, kept, slopes),
+            *_addresses(query, key, value, weight, grad_output, grad_weights, counts, index, kept, slopes),
             *_addresses(grad_query, grad_weight, grad_bias, scratch), numbers.ctypes.data,
             heads, key_heads, query_len, key_len, size, value_size, code, NORMALIZERS[normalizer],
             height, share, item, weight_stride, seed, first, whole,
@@ -263,7 +318,7 @@ def attention_backward(
     in_threads(
         backward.backward_keys(item),
         [
-            *_addresses(query, key, own, grad_output, counts, index, kept, slopes, grad_key, grad_value),
+            *_addresses(query, key, weight, grad_output, counts, index, kept, slopes, grad_key, grad_value),
             numbers.ctypes.data, heads, key_heads, query_len, key_len, size, value_size, code, chunks,
             height, share, item, weight_stride, seed, first, whole,
         ],
@@ -272,10 +327,24 @@ def attention_backward(
     if weight is not None:
         grad_weight = grad_weight.sum((0, 2))
         grad_weight = grad_weight if len(weight) > 1 else grad_weight.sum(0, keepdim=True)
-    found = grad_query, grad_key, grad_value, grad_weight, grad_bias
-    if query_len and int(counts.amin()) < 0:
-        dense.add_gradients(
-            found, grad_output, above, query, key, value, weight, ranges, mask, bias, statistic, counts,
-            score, normalizer, parameter, dropout, seed, first, whole,
-        )  # fmt: skip
-    return found
+    return grad_query, grad_key, grad_value, grad_weight, grad_bias
+
+
+def _without_support(counts: Tensor, most: int) -> Iterator[tuple[int, int, slice]]:
+    """Runs of queries whose support was not kept: batch, head and at most so many places."""
+    if int(counts.amin()) >= 0:
+        return
+    for n, h in (counts < 0).any(-1).nonzero().tolist():
+        steps = pad((counts[n, h] < 0).int(), (1, 1)).diff()
+        starts, stops = ((steps == step).nonzero().flatten().tolist() for step in (1, -1))
+        for start, stop in zip(starts, stops, strict=True):
+            for begin in range(start, stop, most):
+                yield n, h, slice(begin, min(begin + most, stop))
+
+
+def _one_head(picture: Tensor | None, n: int, h: int, some: slice) -> Tensor | None:
+    """What a mask, a bias or ranges say of some queries of one head."""
+    if picture is None:
+        return None
+    n, h = (0 if size == 1 else place for place, size in zip((n, h), picture.shape, strict=False))
+    return picture[n : n + 1, h : h + 1, some if picture.shape[2] > 1 else slice(None)]

@@ -18,6 +18,7 @@ from regard.attention.kernels.emit import ROWS
 from regard.attention.kernels.source import STAMP
 from regard.attention.kernels.tile import FAST, INT, INT32, fill_tile, finish_row
 from regard.attention.kernels.vectors import (
+    GROUPS,
     any_powers,
     at_least,
     best,
@@ -43,10 +44,17 @@ def entmax(row, places, count, power, more, more_places, zero):  # type: ignore[
 
     The norm of max(row - threshold, 0) is convex in the threshold, so Newton's steps from the left end at the root and
     never pass it. The threshold that they find tells the support; from that it is computed anew in double precision.
-    The weights and keys of the support are left in `more` and `more_places`; returns their number and the threshold.
+    The weights and keys of the support are left in `more` and `more_places`; returns how many they are.
     """
     threshold = like(-1.0, zero)
-    for _ in range(100):
+    for step_number in range(100):
+        if step_number == 2 and power != 1 and power != 2:
+            # Powers take long: keys that the threshold has passed already are out.
+            found = at_least(row, count, threshold, more, more_places)
+            for n in range(found):
+                put(row, n, get(more, n, zero), zero)
+                put(places, n, get(places, get(more_places, n, INT32), INT32), INT32)
+            count = found
         if power == 1:
             first_powers(row, count, threshold, power, more)
         elif power == 2:
@@ -70,7 +78,6 @@ def entmax(row, places, count, power, more, more_places, zero):  # type: ignore[
     found = at_least(row, count, threshold, more, more_places)
     for n in range(found):
         put(more_places, n, get(places, get(more_places, n, INT32), INT32), INT32)
-    exact = np.float64(threshold)
     if power > 2 or (power > 1 and power < 2):
         raise_all(more, found, threshold, power)
         total, slopes = 0.0, 0.0
@@ -88,7 +95,7 @@ def entmax(row, places, count, power, more, more_places, zero):  # type: ignore[
                 put(more, kept, weight, zero)
                 put(more_places, kept, get(more_places, n, INT32), INT32)
                 kept += 1
-        return kept, exact
+        return kept
     while True:
         total, squares = 0.0, 0.0
         for n in range(found):
@@ -114,44 +121,63 @@ def entmax(row, places, count, power, more, more_places, zero):  # type: ignore[
     for n in range(found):
         above = max(get(more, n, zero) - exact, 0.0)
         put(more, n, (above if power == 1 else above * above), zero)
-    return found, exact
+    return found
+
+
+@njit(error_model="numpy")
+def put_up(heap, place, value, zero):  # type: ignore[no-untyped-def]
+    """Put a number where the last place of a heap, with the smallest on top, has come to be empty."""
+    while place > 0 and get(heap, (place - 1) // 2, zero) > value:
+        put(heap, place, get(heap, (place - 1) // 2, zero), zero)
+        place = (place - 1) // 2
+    put(heap, place, value, zero)
+
+
+@njit(error_model="numpy")
+def put_down(heap, size, value, zero):  # type: ignore[no-untyped-def]
+    """Put a number in the place of the smallest."""
+    place = INT
+    while True:
+        child = 2 * place + 1
+        if child >= size:
+            break
+        if child + 1 < size and get(heap, child + 1, zero) < get(heap, child, zero):
+            child += 1
+        if get(heap, child, zero) >= value:
+            break
+        put(heap, place, get(heap, child, zero), zero)
+        place = child
+    put(heap, place, value, zero)
 
 
 @njit(error_model="numpy")
 def last_of_best(row, count, most, heap, zero):  # type: ignore[no-untyped-def]
     """The smallest of the `most` largest numbers of a row, by a heap of them with the smallest on top."""
-    held = INT
-    for j in range(count):
+    for j in range(most):
+        put_up(heap, j, get(row, j, zero), zero)
+    for j in range(most, count):
         value = get(row, j, zero)
-        if held < most:
-            place = held
-            held += 1
-            while place > 0 and get(heap, (place - 1) // 2, zero) > value:
-                put(heap, place, get(heap, (place - 1) // 2, zero), zero)
-                place = (place - 1) // 2
-            put(heap, place, value, zero)
-        elif value > get(heap, 0, zero):
-            place = INT
-            while True:
-                child = 2 * place + 1
-                if child >= most:
-                    break
-                if child + 1 < most and get(heap, child + 1, zero) < get(heap, child, zero):
-                    child += 1
-                if get(heap, child, zero) >= value:
-                    break
-                put(heap, place, get(heap, child, zero), zero)
-                place = child
-            put(heap, place, value, zero)
+        if value > get(heap, 0, zero):
+            put_down(heap, most, value, zero)
     return get(heap, 0, zero)
 
 
 @njit(error_model="numpy")
-def top(row, count, most, largest, values, places, zero):  # type: ignore[no-untyped-def]
-    """Softmax over the `most` best of a row, of equals the first: their weights and places; how many they are."""
+def top(row, count, most, largest, maxima, values, places, heap, item, zero):  # type: ignore[no-untyped-def]
+    """Softmax over the `most` best of a row, of equals the first: their weights and places; how many they are.
+
+    The row's groups have a largest each: the `most`-th of these is no larger than the `most`-th of all, and few others
+    are above it.
+    """
     last = like(-np.inf, zero)
+    groups = GROUPS // item
     if count > most:
-        last = last_of_best(row, count, most, values, zero)
+        if 2 * most <= groups:
+            last = last_of_best(maxima, groups, most, heap, zero)
+            found = at_least(row, count, last, values, places)
+            last = last_of_best(values, found, most, heap, zero)
+        else:
+            last = last_of_best(row, count, most, heap, zero)
     found = at_least(row, count, last, values, places)
     above = INT
     for n in range(found):
@@ -193,15 +219,15 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     tasks = get(arguments, 2, INT)
     a = arguments + 24
     query, key, value, weight, ranges, mask, bias = get(a, 0, INT), get(a, 1, INT), get(a, 2, INT), get(a, 3, INT), get(a, 4, INT), get(a, 5, INT), get(a, 6, INT)
-    output, weights, statistic, counts, index, kept = get(a, 7, INT), get(a, 8, INT), get(a, 9, INT), get(a, 10, INT), get(a, 11, INT), get(a, 12, INT)
-    scratch, scratch_size, numbers = get(a, 13, INT), get(a, 14, INT), get(a, 15, INT)
-    heads, key_heads, query_len, key_len, size, value_size = get(a, 16, INT), get(a, 17, INT), get(a, 18, INT), get(a, 19, INT), get(a, 20, INT), get(a, 21, INT)
-    score, normalizer, by_row, rows, stride, share, item, panel, panels = get(a, 22, INT), get(a, 23, INT), get(a, 24, INT), get(a, 25, INT), get(a, 26, INT), get(a, 27, INT), get(a, 28, INT), get(a, 29, INT), get(a, 30, INT)
-    weight_stride, seed = get(a, 31, INT), get(a, 32, INT)
-    ranges_n, ranges_h, ranges_i = get(a, 33, INT), get(a, 34, INT), get(a, 35, INT)
-    mask_n, mask_h, mask_i, mask_j = get(a, 36, INT), get(a, 37, INT), get(a, 38, INT), get(a, 39, INT)
-    bias_n, bias_h, bias_i, bias_j = get(a, 40, INT), get(a, 41, INT), get(a, 42, INT), get(a, 43, INT)
-    first_row, all_rows = get(a, 44, INT), get(a, 45, INT)
+    output, weights, counts, index, kept = get(a, 7, INT), get(a, 8, INT), get(a, 9, INT), get(a, 10, INT), get(a, 11, INT)
+    scratch, scratch_size, numbers = get(a, 12, INT), get(a, 13, INT), get(a, 14, INT)
+    heads, key_heads, query_len, key_len, size, value_size = get(a, 15, INT), get(a, 16, INT), get(a, 17, INT), get(a, 18, INT), get(a, 19, INT), get(a, 20, INT)
+    score, normalizer, by_row, rows, stride, share, item, panel, panels = get(a, 21, INT), get(a, 22, INT), get(a, 23, INT), get(a, 24, INT), get(a, 25, INT), get(a, 26, INT), get(a, 27, INT), get(a, 28, INT), get(a, 29, INT)
+    weight_stride, seed = get(a, 30, INT), get(a, 31, INT)
+    ranges_n, ranges_h, ranges_i = get(a, 32, INT), get(a, 33, INT), get(a, 34, INT)
+    mask_n, mask_h, mask_i, mask_j = get(a, 35, INT), get(a, 36, INT), get(a, 37, INT), get(a, 38, INT)
+    bias_n, bias_h, bias_i, bias_j = get(a, 39, INT), get(a, 40, INT), get(a, 41, INT), get(a, 42, INT)
+    first_row, all_rows = get(a, 43, INT), get(a, 44, INT)
     parameter, dropout = get(numbers, 0, 0.0), get(numbers, 1, 0.0)
 
     block = scratch + thread * scratch_size * item
@@ -210,6 +236,7 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     values, more = tile + rows * row_room, tile + (rows + 1) * row_room
     dropped = tile + (rows + 2) * row_room
     places, more_places = tile + (rows + 3) * row_room, tile + (rows + 4) * row_room
+    maxima = tile + (rows + 5) * row_room
     blocks = -(-query_len // rows)
     power = like(1 / (parameter - 1) if normalizer == ENTMAX else 1.0, zero)
     keys_size = key_len if by_row else panels * panel
@@ -253,21 +280,27 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                 one, two = max(np.int64(get(ranges, place, INT32)), 0), min(np.int64(get(ranges, place + 1, INT32)), key_len)
             found = INT
             out = output + row * value_size * item
-            largest, threshold = like(-np.inf, zero), np.inf
+            largest = like(-np.inf, zero)
             scores = tile + r * stride * item
             if one < two:
                 finish_row(scores, one, two, bias + (n * bias_n + h * bias_h + i * bias_i) * item if bias else INT, bias_j,
                            mask + n * mask_n + h * mask_h + i * mask_i if mask else INT, mask_j, item, zero)
                 scores += one * item
-                largest = best(scores, two - one, zero)
-            if largest > -np.inf and largest < np.inf:
-                if normalizer == ENTMAX:
+                largest = best(scores, two - one, maxima, zero)
+            if not largest == -np.inf:
+                if not largest < np.inf:
+                    # Whatever is no number, or infinite, makes the whole row so.
+                    found = two - one
+                    for k in range(found):
+                        put(more, k, np.nan, zero)
+                        put(more_places, k, k, INT32)
+                elif normalizer == ENTMAX:
                     count = at_least(scores, two - one, largest - power, values, places)
                     for k in range(count):
                         put(values, k, (get(values, k, zero) - largest) / power, zero)
-                    found, threshold = entmax(values, places, count, power, more, more_places, zero)
+                    found = entmax(values, places, count, power, more, more_places, zero)
                 elif normalizer == TOP:
-                    found = top(scores, two - one, np.int64(parameter), largest, more, more_places, zero)
+                    found = top(scores, two - one, np.int64(parameter), largest, maxima, more, more_places, values, item, zero)
                 else:
                     at_least(scores, two - one, largest, more, more_places)
                     found = INT + 1
@@ -292,18 +325,9 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                 else:
                     full = True
             else:
-                blind = largest == -np.inf
                 for d in range(value_size):
-                    put(out, d, 0.0 if blind else np.nan, zero)
-                if not blind:
-                    full = True
-                    largest, threshold = like(np.nan, zero), np.nan
-                    if weights:
-                        for j in range(key_len):
-                            put(weights, row * key_len + j, np.nan, zero)
+                    put(out, d, 0.0, zero)
             put(counts, row, found, INT32)
-            put(statistic, 2 * row, largest, zero)
-            put(statistic, 2 * row + 1, threshold, zero)
         if full:
             for r in range(here):
                 put(counts, head * query_len + start + r, -1, INT32)

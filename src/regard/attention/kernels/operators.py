@@ -16,7 +16,7 @@ from regard.attention.kernels import plain
 
 __all__ = ["SUPPORT", "additive_scores", "attention"]
 
-SUPPORT = 128
+SUPPORT = 256
 """How many keys of each query are kept for the backward pass, on average over a block of queries."""
 
 _LIBRARY = torch.library.Library("regard", "DEF")
@@ -122,11 +122,14 @@ def _(grad: Tensor, query: Tensor, key: Tensor, weight: Tensor) -> tuple[Tensor,
 def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     normalizer, parameter, want_weights = rest[5], rest[6], rest[-1]
     rows, key_len = query.shape[:-1], key.shape[-2]
-    share = kept_keys(normalizer, parameter, key_len) if query.device.type != "cuda" else 0
+    on_gpu = query.device.type == "cuda"
+    share = 0 if on_gpu else kept_keys(normalizer, parameter, key_len)
     return (
         query.new_empty(*rows, value.shape[-1]),
         query.new_empty(*rows, key_len) if want_weights else query.new_empty(0),
-        query.new_empty(*rows, 2, dtype=torch.float64 if query.dtype == torch.float64 else torch.float32),
+        query.new_empty(
+            *rows, 2 if on_gpu else 0, dtype=torch.float64 if query.dtype == torch.float64 else torch.float32
+        ),
         query.new_empty(rows, dtype=torch.int32),
         query.new_empty(*rows, share, dtype=torch.int32),
         query.new_empty(*rows, share),

@@ -37,13 +37,13 @@ from regard.attention.kernels.triton_operands import (
 from regard.attention.kernels.triton_sparse import sparse_forward
 from regard.attention.kernels.triton_tiles import INTERPRETED
 
-__all__ = ["SCORES", "attention", "attention_backward", "blocks_of", "unsupported"]
+__all__ = ["SCORES", "attention", "attention_backward", "blocks_of", "results_of", "unsupported"]
 
 SCORES = ("product", "distance", "additive")
 NORMALIZERS = ("softmax", "sigmoid", "entmax", "top", "hardmax")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST_SIZE = 256
-"""A tile of more channels than this does not fit beside the others."""
+"""A tile of more channels than this does not fit beside the others; of 32 and 64 bits, than half of it."""
 GRAIN = 16 if INTERPRETED.value else 32
 """How many queries and keys share a bound of what sees what; tiles are multiples of it."""
 
@@ -62,22 +62,48 @@ def unsupported(
         reasons.append(f"the GPU kernels have no normalizer {normalizer!r}")
     if dtype not in DTYPES:
         reasons.append(f"the GPU kernels do not compute in {dtype}")
-    largest = LARGEST_SIZE // 2 if dtype == torch.float64 else LARGEST_SIZE
+    largest = LARGEST_SIZE if dtype in (torch.float16, torch.bfloat16) else LARGEST_SIZE // 2
     if max(size, value_size) > largest:
         reasons.append(f"the GPU kernels take heads of at most {largest} channels in {dtype}")
     return reasons
 
 
-def blocks_of(dtype: torch.dtype, size: int, value_size: int) -> tuple[int, int]:
+def blocks_of(score: str, dtype: torch.dtype, size: int, value_size: int) -> tuple[int, int]:
     """The queries and keys of a tile where the normaliser is sparse: forward and backward pass must agree on them."""
     if INTERPRETED.value:
         return 16, 16
-    largest = max(size, value_size)
-    if dtype == torch.float64:
-        return (32, 32) if largest <= 64 else (16, 32)
-    if dtype == torch.float32:
-        return (64, 32) if largest <= 64 else (32, 32)
-    return (64, 64) if largest <= 128 else (64, 32)
+    if dtype in (torch.float16, torch.bfloat16) and score == "product":
+        return 64, 64
+    return (32, 32) if dtype != torch.float64 or max(size, value_size) <= 64 else (16, 32)
+
+
+def results_of(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    score: str,
+    normalizer: str,
+    parameter: float,
+    want_weights: bool,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Zeros of the shapes and dtypes of what `attention` gives, for it and for those who only ask about shapes.
+
+    *Shape:* as in `attention`. `dtype` is that of output and weights, by default that of query.
+    """
+    shape = query.shape[:3]
+    form = form_of(normalizer, parameter)
+    rows, columns = blocks_of(score, query.dtype, query.shape[-1], value.shape[-1])
+    blocks = (*shape[:2], -(-shape[2] // rows), -(-key.shape[2] // columns))
+    dtype = dtype or query.dtype
+    return (
+        query.new_zeros((*shape, value.shape[-1]), dtype=dtype),
+        query.new_zeros((*shape, key.shape[2]) if want_weights else (0,), dtype=dtype),
+        query.new_zeros((*shape, 3 if form == "top" else 2), dtype=compute_dtype(query.dtype)),
+        query.new_zeros((0,), dtype=torch.int32),
+        query.new_full(shape if form in ("top", "hardmax") else (0,), -1, dtype=torch.int32),
+        query.new_zeros((0,) if form in ("softmax", "sigmoid") else blocks, dtype=torch.int8),
+    )
 
 
 def attention(
@@ -99,34 +125,28 @@ def attention(
 
     *Shape:* query `(N, Hq, Tq, D)`, key `(N, Hk, Tk, D)`, value `(N, Hk, Tk, Dv)`, weight `(Hq, D)`, ranges
     `(N or 1, Hq or 1, Tq, 2)`, mask and bias broadcastable to `(N, Hq, Tq, Tk)` -> output `(N, Hq, Tq, Dv)` and
-    weights `(N, Hq, Tq, Tk)`, empty unless wanted, in the dtype of query; statistic `(N, Hq, Tq, 2)` in float32 or
-    float64 as `triton_normalizers` says. counts are empty. index is int32 `(N, Hq, Tq)` for top (the last kept key
+    weights `(N, Hq, Tq, Tk)`, empty unless wanted, in the dtype of query; statistic `(N, Hq, Tq, 2)`, for top
+    `(N, Hq, Tq, 3)`, in float32 or float64, as `triton_normalizers` says. counts are empty. index is int32 `(N, Hq, Tq)` for top (the last kept key
     among equals) and hardmax (the best key), else empty. kept is int8 `(N, Hq, query blocks, key blocks)` for the
     sparse normalisers: 1 where any weight of the block is not zero, by the blocks of `blocks_of`; else empty.
     """
     shape = query.shape[:3]
     form = form_of(normalizer, parameter)
-    compute = compute_dtype(query.dtype)
-    dense = form in ("softmax", "sigmoid")
-    rows, columns = blocks_of(query.dtype, query.shape[-1], value.shape[-1])
-    blocks = (*shape[:2], triton.cdiv(shape[2], rows), triton.cdiv(key.shape[2], columns))
-    output = query.new_zeros((*shape, value.shape[-1]), dtype=stored_dtype(query.dtype))
-    statistic = query.new_zeros((*shape, 2), dtype=compute)
-    index = query.new_full(shape if form in ("top", "hardmax") else (0,), -1, dtype=torch.int32)
-    kept = query.new_zeros((0,) if dense else blocks, dtype=torch.int8)
-    weights_shape = (*shape, key.shape[2]) if want_weights else (0,)
-    weights = query.new_zeros(weights_shape, dtype=stored_dtype(query.dtype))
+    output, weights, statistic, counts, index, kept = results_of(
+        query, key, value, score, normalizer, parameter, want_weights, stored_dtype(query.dtype)
+    )
+    rows, columns = blocks_of(score, query.dtype, query.shape[-1], value.shape[-1])
     if min(*shape, key.shape[2]) > 0:
         operands = operands_of(query, key, value, weight, ranges, mask, bias, score)
         constants = _constants(query, value, score, form)
         heads = shape[0] * shape[1]
-        if dense:
+        if kept.ndim == 1:
             dense_forward[lambda meta: (heads * triton.cdiv(shape[2], meta["BLOCK_M"]),)](
                 operands, output, statistic, _parts(parameter), _parts(dropout), seed,
                 DROP=dropout > 0, VALUE_SIZE=value.shape[-1], **constants,
             )  # fmt: skip
         else:
-            sparse_forward[(heads * blocks[2],)](
+            sparse_forward[(heads * kept.shape[2],)](
                 operands, output, statistic, index, torch.empty_like(kept, dtype=torch.int32), kept,
                 _parts(parameter), _parts(dropout), seed,
                 DROP=dropout > 0, VALUE_SIZE=value.shape[-1], EDGE=_has_edges(operands, columns),
@@ -134,12 +154,12 @@ def attention(
             )  # fmt: skip
         if want_weights:
             del constants["BLOCK_V"]
-            weights_kernel[(heads * blocks[2] * blocks[3],)](
+            tiles = triton.cdiv(shape[2], rows) * triton.cdiv(key.shape[2], columns)
+            weights_kernel[(heads * tiles,)](
                 operands, weights, statistic, index if index.ndim == 3 else None, _parts(parameter),
                 BLOCK_M=rows, BLOCK_N=columns, **constants,
             )  # fmt: skip
-    empty = query.new_zeros((0,), dtype=torch.int32)
-    return output.to(query.dtype), weights.to(query.dtype), statistic, empty, index, kept
+    return output.to(query.dtype), weights.to(query.dtype), statistic, counts, index, kept
 
 
 def attention_backward(
@@ -184,7 +204,9 @@ def attention_backward(
         for t in (query, query, key)
     ]
     way = _bias_way(bias, shape[2], key_len) if want_bias_gradient and bias is not None else "none"
-    bias_shape = {"tile": (*shape, key_len), "rows": shape, "columns": (*shape[:2], key_len), "none": (0,)}[way]
+    bias_shape = {"tile": (*shape, key_len), "rows": shape, "columns": (*shape[:2], key_len), "none": (0,)}[
+        way
+    ]
     grad_bias = query.new_zeros(bias_shape, dtype=compute)
     if min(*shape, key_len) > 0:
         operands = operands_of(query, key, value, weight, ranges, mask, bias, score)
@@ -199,8 +221,28 @@ def attention_backward(
         numbers = (_parts(parameter), _parts(dropout), seed)
         mean = form != "sigmoid" and (form not in ("softmax", "top") or grad_weights is not None)
         heads, key_heads = shape[0] * shape[1], shape[0] * key.shape[1]
-        of_query = (output, grad_output, grad_weights, statistic, last_places, delta, grad_query, *sums[:2], grad_bias)
-        of_key = (grad_output, grad_weights, statistic, last_places, delta, grad_key, grad_value, sums[2], grad_bias)
+        of_query = (
+            output,
+            grad_output,
+            grad_weights,
+            statistic,
+            last_places,
+            delta,
+            grad_query,
+            *sums[:2],
+            grad_bias,
+        )
+        of_key = (
+            grad_output,
+            grad_weights,
+            statistic,
+            last_places,
+            delta,
+            grad_key,
+            grad_value,
+            sums[2],
+            grad_bias,
+        )
         if form in ("softmax", "sigmoid"):
             query_gradient[lambda meta: (heads * triton.cdiv(shape[2], meta["BLOCK_M"]),)](
                 operands, None, None, *of_query, *numbers, MEAN=mean, EDGE=True, **constants
@@ -211,7 +253,7 @@ def attention_backward(
                 *of_key, *numbers, EDGE=ranges is not None, GRAIN=GRAIN, **constants,
             )  # fmt: skip
         else:
-            rows, columns = blocks_of(query.dtype, size, value_size)
+            rows, columns = blocks_of(score, query.dtype, size, value_size)
             tiles = {"BLOCK_M": rows, "BLOCK_N": columns, "EDGE": _has_edges(operands, columns)}
             if form != "hardmax":
                 query_gradient_listed[(heads * kept.shape[2],)](
@@ -230,7 +272,13 @@ def attention_backward(
     if want_bias_gradient and bias is not None:
         grad_bias = {"rows": grad_bias.unsqueeze(-1), "columns": grad_bias.unsqueeze(-2)}.get(way, grad_bias)
         of_bias = grad_bias.sum_to_size(bias.shape).to(bias.dtype)
-    return grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value.to(value.dtype), grad_weight, of_bias
+    return (
+        grad_query.to(query.dtype),
+        grad_key.to(key.dtype),
+        grad_value.to(value.dtype),
+        grad_weight,
+        of_bias,
+    )
 
 
 def _constants(query: Tensor, value: Tensor, score: str, form: str) -> dict[str, Any]:

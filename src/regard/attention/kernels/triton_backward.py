@@ -9,6 +9,8 @@ forward pass found to have weight, which come as lists. Every program owns what 
 Unmeasured: speed on any GPU, and which sizes of tiles are best.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 from __future__ import annotations
 
 import triton
@@ -38,8 +40,11 @@ SIZES = [
     {"BLOCK_M": 64, "BLOCK_N": 128, "num_warps": 8, "num_stages": 2},
     {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2},
     {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 2},
+    {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2},
     {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2},
-    {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1},
+    {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2},
+    {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2},
+    {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 8, "num_stages": 1},
 ]
 KEY = ["SCORE", "FORM", "BLOCK_D", "BLOCK_V", "COMPUTE", "HALF", "DROP"]
 
@@ -55,8 +60,12 @@ def _gradient_tile(
     """The weights of a tile as the output has them, their slopes, and their gradients. *Shape:* each `(M, N)`."""
     span = span_of(head, row, BLOCK_M, BLOCK_N)
     # Of the best score of rows past the end infinity is read: their weights are zero.
-    first = load_vector(statistic, row, head.query_len, float("inf"), BLOCK_M, 2)
-    second = load_vector(statistic + 1, row, head.query_len, 0.0, BLOCK_M, 2)
+    STEP: tl.constexpr = 3 if FORM == "top" else 2
+    first = load_vector(statistic, row, head.query_len, float("inf"), BLOCK_M, STEP)
+    second = load_vector(statistic + 1, row, head.query_len, 0.0, BLOCK_M, STEP)
+    third = second
+    if FORM == "top":
+        third = load_vector(statistic + 2, row, head.query_len, float("inf"), BLOCK_M, STEP)
     if (FORM == "top") or (FORM == "hardmax"):
         last_place = load_vector(last_places, row, head.query_len, -1, BLOCK_M, 1)
     else:
@@ -70,7 +79,7 @@ def _gradient_tile(
             SCORE, SIZE, CHANNELS, COMPUTE, BLOCK_M, BLOCK_N, EDGE,
         )  # fmt: skip
     weights, slopes = weights_and_slopes(
-        scores, first, second, last_place, column, parameter, FORM, HALF, BLOCK_N
+        scores, first, second, third, last_place, column, parameter, FORM, HALF, BLOCK_N
     )
     grads = product(grad_output, tl.trans(value), COMPUTE)
     if DROP:
@@ -109,6 +118,8 @@ def _query_step(
         share += tl.sum(slopes, 1)
     else:
         grads = slopes * (grads - delta[:, None])
+        if FORM == "softmax":
+            grads *= 1 / parameter
         rows = row + tl.arange(0, BLOCK_M)
         columns = column + tl.arange(0, BLOCK_N)
         if BIAS == "tile":
@@ -146,7 +157,7 @@ def _query_pass(
 ):  # fmt: skip
     """All blocks of keys that a tile of queries reads: the listed ones, or the inner ones and the others."""
     if listed is not None:
-        for step in range(0, count):
+        for step in range(count):
             gradient, row_sums, mean, share = _query_step(
                 head, query, grad_output, grad_weights, statistic, last_places, delta, row,
                 tl.load(listed + step) * BLOCK_N, grads_of, totals_of, step > 0,
@@ -156,7 +167,7 @@ def _query_pass(
             )  # fmt: skip
     else:
         inner = span.inner_last - span.inner_first
-        for step in range(0, inner):
+        for step in range(inner):
             gradient, row_sums, mean, share = _query_step(
                 head, query, grad_output, grad_weights, statistic, last_places, delta, row,
                 (span.inner_first + step) * BLOCK_N, grads_of, totals_of, step > 0,
@@ -164,7 +175,7 @@ def _query_pass(
                 SCORE, FORM, SIZE, CHANNELS, VALUE_SIZE, BLOCK_D, BLOCK_V, COMPUTE, HALF, DROP, BIAS,
                 BLOCK_M, BLOCK_N, False, MEAN,
             )  # fmt: skip
-        for step in range(0, span.last - span.first - inner):
+        for step in range(span.last - span.first - inner):
             gradient, row_sums, mean, share = _query_step(
                 head, query, grad_output, grad_weights, statistic, last_places, delta, row,
                 edge_block(step, span.first, span.inner_first, span.inner_last) * BLOCK_N,
@@ -196,7 +207,7 @@ def _query_gradient(
     dropout = parameter_of(dropout, COMPUTE)
     place = place.to(tl.int64)
     start = place * head.query_len
-    statistic += start * 2
+    statistic += start * (3 if FORM == "top" else 2)
     if last_places is not None:
         last_places += start
     if grad_weights is not None:
@@ -271,6 +282,8 @@ def _key_step(
     of_value += product(tl.trans(cast_like(weights, gradient_out)), gradient_out, COMPUTE)
     if FORM != "hardmax":
         grads = slopes * (grads - mean[:, None])
+        if FORM == "softmax":
+            grads *= 1 / parameter
         if BIAS == "columns":
             bias_sums += tl.sum(grads, 0)
         if SCORE == "additive":
@@ -322,12 +335,12 @@ def _key_gradient(
     of_value = tl.zeros((BLOCK_N, BLOCK_V), COMPUTE)
     column_sums = tl.zeros((BLOCK_N,), COMPUTE)
     done = 0
-    for member in range(0, operands.group):
+    for member in range(operands.group):
         h = place % key_heads * operands.group + member
         head = head_of(operands, n, h, SIZE, CHANNELS)
         own = n.to(tl.int64) * operands.heads + h
         start = own * head.query_len
-        own_statistic = statistic + start * 2
+        own_statistic = statistic + start * (3 if FORM == "top" else 2)
         own_last = last_places
         if last_places is not None:
             own_last += start
@@ -340,7 +353,7 @@ def _key_gradient(
         if lists is not None:
             listed = lists + (own * blocks + block) * tiles
             count = tl.load(counts + own * blocks + block)
-            for step in range(0, count):
+            for step in range(count):
                 gradient, of_value, column_sums, bias_sums = _key_step(
                     head, key, value, own_grad, own_weights, own_statistic, own_last, own_delta,
                     tl.load(listed + step) * BLOCK_M, column, grads_of, done + step > 0,
@@ -379,7 +392,7 @@ def _key_gradient(
             done += inner_last - inner_first
             if EDGE:
                 outer = last - first - (inner_last - inner_first)
-                for step in range(0, outer):
+                for step in range(outer):
                     gradient, of_value, column_sums, bias_sums = _key_step(
                         head, key, value, own_grad, own_weights, own_statistic, own_last, own_delta,
                         edge_block(step, first, inner_first, inner_last) * BLOCK_M, column,
@@ -427,8 +440,13 @@ def weights_kernel(
     start = place.to(tl.int64) * head.query_len
     rows = row + tl.arange(0, BLOCK_M)
     columns = column + tl.arange(0, BLOCK_N)
-    first = load_vector(statistic + start * 2, row, head.query_len, 0.0, BLOCK_M, 2)
-    second = load_vector(statistic + start * 2 + 1, row, head.query_len, 0.0, BLOCK_M, 2)
+    STEP: tl.constexpr = 3 if FORM == "top" else 2
+    statistic += start * STEP
+    first = load_vector(statistic, row, head.query_len, 0.0, BLOCK_M, STEP)
+    second = load_vector(statistic + 1, row, head.query_len, 0.0, BLOCK_M, STEP)
+    third = second
+    if FORM == "top":
+        third = load_vector(statistic + 2, row, head.query_len, 0.0, BLOCK_M, STEP)
     last_place = tl.zeros((BLOCK_M,), tl.int32)
     if last_places is not None:
         last_place = load_vector(last_places + start, row, head.query_len, -1, BLOCK_M, 1)
@@ -438,6 +456,8 @@ def weights_kernel(
         head, query, key, row, column, span.low, span.high,
         SCORE, SIZE, CHANNELS, COMPUTE, BLOCK_M, BLOCK_N, True,
     )  # fmt: skip
-    weights, _ = weights_and_slopes(scores, first, second, last_place, column, parameter, FORM, HALF, BLOCK_N)
+    weights, _ = weights_and_slopes(
+        scores, first, second, third, last_place, column, parameter, FORM, HALF, BLOCK_N
+    )
     pointers = output + ((start + rows) * head.key_len)[:, None] + columns[None, :]
     tl.store(pointers, weights, mask=(rows < head.query_len)[:, None] & (columns < head.key_len)[None, :])

@@ -6,6 +6,8 @@ keys that every query of a tile sees whole are read without any masking, those o
 Unmeasured: speed on any GPU, and which sizes of tiles are best.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 from __future__ import annotations
 
 from typing import Any
@@ -36,18 +38,24 @@ SIZES = [
     {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3},
     {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 4, "num_stages": 3},
     {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4, "num_stages": 3},
+    {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2},
     {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2},
-    {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1},
+    {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2},
+    {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2},
+    {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 8, "num_stages": 1},
 ]
 
 
-def fits(arguments: dict[str, Any], stages: int) -> bool:
-    """Whether tiles of these sizes are worth a try: they fit into shared memory, and wide types stay in registers."""
+def fits(arguments: dict[str, Any], threads: int, stages: int) -> bool:
+    """Whether tiles of these sizes are worth a try: they fit into shared memory, and what a thread holds of them into
+    registers. Tensor cores of 16-bit types leave registers free; all else is computed in them."""
     item = 2 if arguments["HALF"] else 8 if arguments["COMPUTE"] == tl.float64 else 4
     width = arguments["BLOCK_D"] + arguments["BLOCK_V"]
-    held = arguments["BLOCK_M"] * width + stages * arguments["BLOCK_N"] * width
-    tile = arguments["BLOCK_M"] * arguments["BLOCK_N"]
-    return held * item <= SHARED_BYTES and tile <= (128 * 128 if item == 2 else 64 * 64 if item == 4 else 64 * 32)
+    held = (arguments["BLOCK_M"] + stages * arguments["BLOCK_N"]) * width
+    own = arguments["BLOCK_M"] * arguments["BLOCK_N"] // threads
+    if item == 2 and arguments["SCORE"] == "product":
+        return held * item <= SHARED_BYTES and 16 <= own <= 64
+    return held * item <= SHARED_BYTES and 4 <= own <= (16 if item < 8 and width <= 128 else 8)
 
 
 @triton.jit
@@ -62,13 +70,15 @@ def _sweep(
         count = span.last - span.first - (span.inner_last - span.inner_first)
     else:
         count = span.inner_last - span.inner_first
-    for step in range(0, count):
+    for step in range(count):
         if EDGE:
             column = edge_block(step, span.first, span.inner_first, span.inner_last) * BLOCK_N
         else:
             column = (span.inner_first + step) * BLOCK_N
         key = load_rows(head.key, head.key_stride, column, head.key_len, SIZE, BLOCK_D, BLOCK_N, EDGE)
-        value = load_rows(head.value, head.value_stride, column, head.key_len, VALUE_SIZE, BLOCK_V, BLOCK_N, EDGE)
+        value = load_rows(
+            head.value, head.value_stride, column, head.key_len, VALUE_SIZE, BLOCK_V, BLOCK_N, EDGE
+        )
         scores = scores_of(
             head, query, key, row, column, span.low, span.high,
             SCORE, SIZE, CHANNELS, COMPUTE, BLOCK_M, BLOCK_N, EDGE,

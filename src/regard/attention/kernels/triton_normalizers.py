@@ -2,10 +2,10 @@ r"""From scores to weights on the GPU, given what the forward pass found out abo
 
 | normaliser | first | second | weight | slope |
 | --- | --- | --- | --- | --- |
-| softmax | best score $m$ | $\log_2 l$ | $2^{(s - m) c - \log_2 l}$, $c = \log_2 e / t$ | $w / t$ |
+| softmax | best score $m$ | $\log_2 l$ | $2^{(s - m) c - \log_2 l}$, $c = \log_2 e / t$ | $w$ (and all by $1 / t$) |
 | sigmoid | | | $1 / (1 + e^{-(s + b)})$ | $w (1 - w)$ |
 | entmax | best score $m$ | threshold $\tau$ | $u^{1 / a}$, $u = (a (s - m) - \tau)_+$, $a = \alpha - 1$ | $w / u$ |
-| top | threshold $\tau$ | $\log_2 l$ | $2^{(s - \tau) c - \log_2 l}$ where kept | $w$ |
+| top | best score $m$ | $\log_2 l$ | $2^{(s - m) c - \log_2 l}$ where kept: above the third number $\tau$ | $w$ |
 | hardmax | NaN, if a score is | | 1 at the best | |
 
 The gradient of a score is slope $\cdot (g - \delta)$ with $g$ the gradient of the weight, and $\delta$ the mean of $g$ by
@@ -13,6 +13,8 @@ slope (0 for sigmoid). Entmax comes in five forms by alpha: `sparsemax` (2), `en
 1.25, where $\tau + 1$ is kept and weights are $e^{\log(1 + b) / a}$ with $b = u - 1$, `entmax_steep` beyond 2, and
 `entmax`.
 """
+
+# mypy: allow-untyped-defs, allow-untyped-decorators
 
 from __future__ import annotations
 
@@ -69,10 +71,10 @@ def powers_of(below, threshold, order, FORM: tl.constexpr):
 
 @triton.jit
 def weights_and_slopes(
-    scores, first, second, last_place, column, parameter,
+    scores, first, second, third, last_place, column, parameter,
     FORM: tl.constexpr, HALF: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """The weights of a tile and their slopes. *Shape:* scores `(M, N)`; first, second, last_place `(M,)`."""
+    """The weights of a tile and their slopes. *Shape:* scores `(M, N)`; the others `(M,)`."""
     places = column + tl.arange(0, BLOCK_N)[None, :]
     if FORM == "softmax":
         scale = LOG2E / parameter
@@ -80,12 +82,12 @@ def weights_and_slopes(
             weights = tl.exp2(scores * scale - (first * scale + second)[:, None])
         else:
             weights = tl.exp2((scores - first[:, None]) * scale - second[:, None])
-        slopes = weights / parameter
+        slopes = weights
     elif FORM == "sigmoid":
         weights = 1 / (1 + tl.exp2(-(scores + parameter) * LOG2E))
         slopes = weights * (1 - weights)
     elif FORM == "top":
-        kept = (scores > first[:, None]) | ((scores == first[:, None]) & (places <= last_place[:, None]))
+        kept = (scores > third[:, None]) | ((scores == third[:, None]) & (places <= last_place[:, None]))
         outside = (first == first)[:, None] & ~kept
         weights = tl.where(outside, 0.0, tl.exp2((scores - first[:, None]) * LOG2E - second[:, None]))
         slopes = weights

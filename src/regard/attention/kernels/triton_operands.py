@@ -3,6 +3,8 @@
 `Operands` are the tensors of a call; `Head` is the part of them that one query head reads.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 from __future__ import annotations
 
 from typing import Any, NamedTuple
@@ -14,7 +16,16 @@ from torch import Tensor
 
 from regard.attention.kernels.triton_tiles import INTERPRETED
 
-__all__ = ["TYPES", "Head", "Operands", "compute_dtype", "head_of", "operands_of", "padded_channels", "stored_dtype"]
+__all__ = [
+    "TYPES",
+    "Head",
+    "Operands",
+    "compute_dtype",
+    "head_of",
+    "operands_of",
+    "padded_channels",
+    "stored_dtype",
+]
 
 LARGEST_WEIGHT = 1e10
 """Additive weights beyond this leave the fast path, whose sums of four could overflow."""
@@ -232,9 +243,9 @@ def operands_of(
         weight=padded,
         centre=centre,
         ranges=ranges,
-        ranges_strides=None if ranges is None else tuple(
-            0 if ranges.shape[axis] == 1 else ranges.stride(axis) for axis in (0, 1)
-        ),
+        ranges_strides=None
+        if ranges is None
+        else tuple(0 if ranges.shape[axis] == 1 else ranges.stride(axis) for axis in (0, 1)),
         mask=mask,
         mask_strides=None if mask is None else mask.stride(),
         bias=bias,
@@ -252,9 +263,7 @@ def _powers(tensor: Tensor, compute: torch.dtype) -> Tensor:
     *Shape:* `(N, H, T, D)` -> `(N, H, T, D')`.
     """
     size = tensor.shape[-1]
-    powers = tensor.new_zeros(
-        (*tensor.shape[:2], padded_channels(size), tensor.shape[2]), dtype=compute
-    )
+    powers = tensor.new_zeros((*tensor.shape[:2], padded_channels(size), tensor.shape[2]), dtype=compute)
     torch.exp(2 * tensor.to(compute).mT, out=powers[..., :size, :])
     return powers.mT
 

@@ -5,6 +5,8 @@ which tensor cores do, where the norms of a tile are small enough for that to be
 elsewhere.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 from __future__ import annotations
 
 import triton
@@ -33,7 +35,7 @@ def _distance_tile(head, rows, columns, SIZE: tl.constexpr, COMPUTE: tl.constexp
     of_query = head.query_columns + rows.to(tl.int64) * head.query_column_stride
     of_key = head.key_columns + columns.to(tl.int64) * head.key_column_stride
     scores = rows[:, None].to(COMPUTE) * 0 + columns[None, :].to(COMPUTE) * 0
-    for d in range(0, SIZE):
+    for d in range(SIZE):
         q = tl.load(of_query + d * head.query_channel_stride).to(COMPUTE)
         k = tl.load(of_key + d * head.key_channel_stride).to(COMPUTE)
         difference = q[:, None] - k[None, :]

@@ -12,12 +12,14 @@ Beside inputs and outputs this needs five bytes for each block of queries and bl
 GPU, and how many passes real scores take there (random normal ones take 3 to 6).
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from regard.attention.kernels.triton_normalizers import LOG2E, powers_of, shrunk, weights_and_slopes
+from regard.attention.kernels.triton_normalizers import powers_of, shrunk, weights_and_slopes
 from regard.attention.kernels.triton_operands import head_of
 from regard.attention.kernels.triton_scores import cast_like, scores_of
 from regard.attention.kernels.triton_tiles import (
@@ -72,7 +74,7 @@ def _entmax_threshold(
     COMPUTE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE: tl.constexpr,
 ):  # fmt: skip
     """The threshold of every row, and how many blocks are left in the list."""
-    EPSILON: tl.constexpr = 2.220446049250313e-16 if COMPUTE == tl.float64 else 1.1920928955078125e-07
+    EPSILON: tl.constexpr = 2.220446049250313e-16 if tl.float64 == COMPUTE else 1.1920928955078125e-07
     seen = tl.maximum(span.high - span.low, 1).to(COMPUTE)
     if FORM == "entmax_close":
         low = tl.zeros((BLOCK_M,), COMPUTE)
@@ -92,7 +94,7 @@ def _entmax_threshold(
         other_sum = tl.zeros((BLOCK_M,), COMPUTE)
         other_slope = tl.zeros((BLOCK_M,), COMPUTE)
         left = 0
-        for place in range(0, count):
+        for place in range(count):
             block = tl.load(listed + place)
             scores = _tile(
                 head, span, query, row, block,
@@ -126,7 +128,9 @@ def _entmax_threshold(
             from_other = other + other_step
             middle = -tl.sqrt(low * high)
             inside = (from_one > low) & (from_one < high)
-            one = tl.where(inside, from_one, tl.where((from_other > low) & (from_other < high), from_other, middle))
+            one = tl.where(
+                inside, from_one, tl.where((from_other > low) & (from_other < high), from_other, middle)
+            )
             other = tl.where(one == middle, (low + high) / 2, middle)
             active = active & (high - low > 2 * EPSILON * tl.abs(low))
         else:
@@ -146,7 +150,7 @@ def _entmax_threshold(
 @triton.jit
 def _middle(low, high, COMPUTE: tl.constexpr):
     """The number that halves the bits between two numbers, above `low`."""
-    if COMPUTE == tl.float64:
+    if tl.float64 == COMPUTE:
         kind: tl.constexpr = tl.int64
         sign: tl.constexpr = 63
         most: tl.constexpr = 0x7FFFFFFFFFFFFFFF
@@ -191,7 +195,7 @@ def _top_threshold(
         one_below = tl.full((BLOCK_M,), float("-inf"), COMPUTE)
         other_below = tl.full((BLOCK_M,), float("-inf"), COMPUTE)
         left = 0
-        for place in range(0, count):
+        for place in range(count):
             block = tl.load(listed + place)
             scores = _tile(
                 head, span, query, row, block,
@@ -222,7 +226,9 @@ def _top_threshold(
         for_high = active & (other_count < k) & (other_below < high)
         high = tl.where(for_high, other_below, high)
         few = tl.where(for_high, tl.maximum(other_count, 1).to(COMPUTE), few)
-        found = active & (((one_count == k) & (one_above >= low)) | ((other_count == k) & (other_above >= low)))
+        found = active & (
+            ((one_count == k) & (one_above >= low)) | ((other_count == k) & (other_above >= low))
+        )
         high = tl.where(found, low, high)
         settled = settled | found
         active = active & (low < high)
@@ -231,13 +237,13 @@ def _top_threshold(
     last_place = tl.full((BLOCK_M,), 0x7FFFFFFF, tl.int32)
     if tl.max((~settled & (seen > 0)).to(tl.int32), 0) > 0:
         room = k - tl.zeros((BLOCK_M,), tl.int32)
-        for place in range(0, count):
+        for place in range(count):
             scores = _tile(
                 head, span, query, row, tl.load(listed + place),
                 SCORE, SIZE, CHANNELS, BLOCK_D, COMPUTE, BLOCK_M, BLOCK_N, EDGE,
             )  # fmt: skip
             room -= tl.sum((scores > low[:, None]).to(tl.int32), 1)
-        for place in range(0, count):
+        for place in range(count):
             block = tl.load(listed + place)
             scores = _tile(
                 head, span, query, row, block,
@@ -314,6 +320,7 @@ def sparse_forward(
     sums = tl.zeros((BLOCK_M, BLOCK_V), COMPUTE)
     first = best
     second = best * 0
+    third = second
     if FORM == "hardmax":
         last_place = tl.where(broken > 0, -1, last_place)
         tl.store(kept + last_place // BLOCK_N, 1, mask=inside & (last_place >= 0))
@@ -323,17 +330,19 @@ def sparse_forward(
         sums = tl.load(pointers, mask=chosen, other=0.0).to(COMPUTE)
         if DROP:
             bits, _, _, _ = tl.philox(
-                seed, last_place, rows, tl.zeros((BLOCK_M,), tl.int32) + head.index, tl.zeros((BLOCK_M,), tl.int32)
+                seed,
+                last_place,
+                rows,
+                tl.zeros((BLOCK_M,), tl.int32) + head.index,
+                tl.zeros((BLOCK_M,), tl.int32),
             )
-            sums = tl.where(
-                (tl.uint_to_uniform_float(bits) >= dropout)[:, None], sums / (1 - dropout), 0.0
-            )
+            sums = tl.where((tl.uint_to_uniform_float(bits) >= dropout)[:, None], sums / (1 - dropout), 0.0)
         first = tl.where(broken > 0, float("nan"), 0.0).to(COMPUTE)
         second = first
     elif FORM == "top":
         k = parameter.to(tl.int32)
         least = tl.where(active, least, best)
-        first, last_place, count = _top_threshold(
+        third, last_place, count = _top_threshold(
             head, span, query, row, listed, count, least, best, tl.where(active, seen, 0), active, k,
             SCORE, SIZE, CHANNELS, BLOCK_D, COMPUTE, BLOCK_M, BLOCK_N, EDGE,
         )  # fmt: skip
@@ -344,39 +353,43 @@ def sparse_forward(
             FORM, SCORE, SIZE, CHANNELS, BLOCK_D, COMPUTE, BLOCK_M, BLOCK_N, EDGE,
         )  # fmt: skip
     if FORM != "hardmax":
-        for step in range(0, count):
+        for step in range(count):
             block = tl.load(listed + step)
             scores = _tile(
                 head, span, query, row, block,
                 SCORE, SIZE, CHANNELS, BLOCK_D, COMPUTE, BLOCK_M, BLOCK_N, EDGE,
             )  # fmt: skip
+            weights, _ = weights_and_slopes(
+                scores, first, second, third, last_place, block * BLOCK_N, parameter, FORM, HALF, BLOCK_N
+            )
             if FORM == "top":
-                # Until its sum is known, a row's weights are measured against its best.
-                weights, _ = weights_and_slopes(
-                    scores, first, (best - first) * LOG2E, last_place, block * BLOCK_N, parameter,
-                    FORM, HALF, BLOCK_N,
-                )  # fmt: skip
                 total += tl.sum(weights, 1)
-            else:
-                weights, _ = weights_and_slopes(
-                    scores, first, second, last_place, block * BLOCK_N, parameter, FORM, HALF, BLOCK_N
-                )
             alive = tl.max(tl.max((~(weights <= 0)).to(tl.int32), 1), 0)
             tl.store(kept + block, alive.to(tl.int8))
             if DROP:
                 weights = dropped(weights, head, row, block * BLOCK_N, dropout, seed, BLOCK_M, BLOCK_N)
             value = load_rows(
-                head.value, head.value_stride, block * BLOCK_N, head.key_len, VALUE_SIZE, BLOCK_V, BLOCK_N, EDGE
+                head.value,
+                head.value_stride,
+                block * BLOCK_N,
+                head.key_len,
+                VALUE_SIZE,
+                BLOCK_V,
+                BLOCK_N,
+                EDGE,
             )
             sums += product(cast_like(weights, value), value, COMPUTE)
         if FORM == "top":
             total = tl.where(total == 0, 1.0, total)
             sums = sums / total[:, None]
-            second = (best - first) * LOG2E + tl.log2(total)
+            second = tl.log2(total)
     sums = tl.where((broken > 0)[:, None], float("nan"), sums)
-    pointers = statistic + (place.to(tl.int64) * head.query_len + rows) * 2
+    STEP: tl.constexpr = 3 if FORM == "top" else 2
+    pointers = statistic + (place.to(tl.int64) * head.query_len + rows) * STEP
     tl.store(pointers, first, mask=inside)
     tl.store(pointers + 1, second, mask=inside)
+    if FORM == "top":
+        tl.store(pointers + 2, third, mask=inside)
     if (FORM == "top") or (FORM == "hardmax"):
         tl.store(last_places + place.to(tl.int64) * head.query_len + rows, last_place, mask=inside)
     output += place.to(tl.int64) * head.query_len * VALUE_SIZE

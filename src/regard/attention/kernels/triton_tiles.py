@@ -5,6 +5,8 @@ so that short tests cross many tiles. Unmeasured: the lists of sizes are reasone
 A100, H100 and H200, compiled for them, but have not been timed on any.
 """
 
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -83,7 +85,14 @@ def edge_block(step, first, inner_first, inner_last):
 
 @triton.jit
 def load_rows(
-    pointer, stride, row, length, SIZE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, GUARD: tl.constexpr
+    pointer,
+    stride,
+    row,
+    length,
+    SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    GUARD: tl.constexpr,
 ):
     """`ROWS` rows of `SIZE` numbers from `row` on, zero beyond. *Shape:* `(ROWS, BLOCK)`."""
     rows = tl.arange(0, ROWS)
@@ -100,9 +109,7 @@ def load_rows(
 
 
 @triton.jit
-def store_rows(
-    pointer, tile, row, length, SIZE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
-):
+def store_rows(pointer, tile, row, length, SIZE: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
     """Write a tile into contiguous rows of `SIZE` numbers from `row` on. *Shape:* tile `(ROWS, BLOCK)`."""
     rows = row + tl.arange(0, ROWS)
     channels = tl.arange(0, BLOCK)
@@ -165,7 +172,11 @@ def tuned(
 
         def prune(configs: list[Any], arguments: dict[str, Any], **constants: Any) -> list[Any]:
             every = {**arguments, **constants}
-            fitting = [c for c in configs if fits is None or fits({**every, **c.kwargs}, c.num_stages)]
+            fitting = [
+                c
+                for c in configs
+                if fits is None or fits({**every, **c.kwargs}, 32 * c.num_warps, c.num_stages)
+            ]
             return fitting or configs[-1:]
 
         return triton.autotune(configs, key=key, prune_configs_by={"early_config_prune": prune})(kernel)

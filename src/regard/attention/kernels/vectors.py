@@ -14,9 +14,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from regard.attention.kernels.emit import I32, I64, ROWS, VECTORS, Emit, Value
+from regard.attention.kernels.emit import I32, I64, ROWS, VECTORS, WIDTH, Emit, Value
 
 __all__ = [
+    "GROUPS",
     "add_scaled",
     "additive_panel",
     "additive_row",
@@ -253,22 +254,54 @@ def additive_row(e: Emit, *arguments: Value) -> None:
 # Rows of scores
 
 
+CHAINS = 4
+"""How many maxima of a row are kept side by side: each has to wait for the one before."""
+GROUPS = CHAINS * WIDTH
+"""How many bytes the maxima of a row's groups take."""
+
+
 @intrinsic
-def best(context: Any, row: Any, count: Any, zero: Any) -> Any:
-    """The largest of `count` numbers; no number where one of them is none."""
+def best(context: Any, row: Any, count: Any, maxima: Any, zero: Any) -> Any:
+    """The largest of `count` numbers; no number where one of them is none.
+
+    `maxima` gets the largest of `CHAINS` x lanes groups that do not meet, minus infinity where there is none.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
         e = Emit(builder, zero)
-        row, count, _ = arguments
+        row, count, maxima, _ = arguments
+        none = e.const(float("-inf"))
+        chains = CHAINS
 
-        def body(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
-            some = e.load(row, i) if mask is None else e.load_some(row, i, mask, float("-inf"))
-            return [e.call(f"llvm.maximum.{e.suffix}", carried[0], some)]
+        def larger(some: Value, most: Value, bad: Value) -> list[Value]:
+            taken = builder.select(builder.fcmp_ordered(">", some, most), some, most)
+            return [taken, builder.or_(bad, builder.fcmp_unordered("uno", some, some))]
 
-        (most,) = e.over(count, body, [e.const(float("-inf"))])
+        def four(i: Value, *carried: Value) -> list[Value]:
+            found = [
+                larger(e.load(row, e.add(i, e.lanes * c)), carried[2 * c], carried[2 * c + 1]) for c in range(chains)
+            ]
+            return [value for pair in found for value in pair]
+
+        good = ir.Constant(ir.VectorType(ir.IntType(1), e.lanes), [0] * e.lanes)
+        whole = builder.and_(count, e.int(-e.lanes * chains))
+        kept = e.loop(0, whole, e.lanes * chains, [none, good] * chains, four)
+        for c in range(chains):
+            e.store(kept[2 * c], maxima, e.lanes * c)
+        most, bad = kept[:2]
+        for c in range(1, chains):
+            most = builder.select(builder.fcmp_ordered(">", kept[2 * c], most), kept[2 * c], most)
+            bad = builder.or_(bad, kept[2 * c + 1])
+        rest = e.add(row, e.mul(whole, e.bytes))
+
+        def one(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
+            return larger(e.load(rest, i) if mask is None else e.load_some(rest, i, mask, float("-inf")), *carried)
+
+        most, bad = e.over(builder.sub(count, whole), one, [most, bad])
+        most = builder.select(bad, e.const(float("nan")), most)
         return e.call(f"llvm.vector.reduce.fmaximum.{e.suffix}", most, returns=e.scalar)
 
-    return zero(types.intp, types.intp, zero), codegen
+    return zero(types.intp, types.intp, types.intp, zero), codegen
 
 
 @intrinsic
@@ -284,7 +317,7 @@ def at_least(context: Any, row: Any, count: Any, limit: Any, values: Any, places
         row, count, limit, values, places = arguments
         least = e.splat(limit)
         lanes32 = ir.VectorType(I32, e.lanes)
-        order = ir.Constant(lanes32, list(range(e.lanes)))
+        order, undefined = ir.Constant(lanes32, list(range(e.lanes))), ir.Constant(lanes32, ir.Undefined)
         bits = ir.IntType(e.lanes)
 
         def body(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
@@ -294,28 +327,19 @@ def at_least(context: Any, row: Any, count: Any, limit: Any, values: Any, places
             if mask is not None:
                 chosen = builder.and_(chosen, mask)
             as_bits = builder.bitcast(chosen, bits)
-            before = builder.block
-            with builder.if_then(builder.icmp_signed("!=", as_bits, ir.Constant(bits, 0))):
-                e.store(e.call(f"llvm.experimental.vector.compress.{e.suffix}", some, chosen, e.const(0.0)), values, found)
-                first = builder.trunc(i, I32)
-                undefined = ir.Constant(lanes32, ir.Undefined)
-                start = builder.insert_element(undefined, first, ir.Constant(I32, 0))
-                start = builder.shuffle_vector(start, undefined, ir.Constant(lanes32, [0] * e.lanes))
-                where = e.call(
-                    f"llvm.experimental.vector.compress.v{e.lanes}i32",
-                    builder.add(start, order), chosen, ir.Constant(lanes32, [0] * e.lanes), returns=lanes32,
-                )
-                address = builder.add(places, builder.mul(found, ir.Constant(I64, 4)))
-                builder.store(where, builder.inttoptr(address, lanes32.as_pointer()), align=4)
-                counted = cgutils.get_or_insert_function(
-                    builder.module, ir.FunctionType(bits, [bits]), f"llvm.ctpop.i{e.lanes}"
-                )
-                more = builder.add(found, builder.zext(builder.call(counted, [as_bits]), I64))
-                inside = builder.block
-            total = builder.phi(I64)
-            total.add_incoming(found, before)
-            total.add_incoming(more, inside)
-            return [total]
+            # Without a branch on whether there is any: where some vectors have one, guesses cost more than this.
+            e.store(e.call(f"llvm.experimental.vector.compress.{e.suffix}", some, chosen, e.const(0.0)), values, found)
+            first = builder.insert_element(undefined, builder.trunc(i, I32), ir.Constant(I32, 0))
+            first = builder.shuffle_vector(first, undefined, ir.Constant(lanes32, [0] * e.lanes))
+            where = e.call(
+                f"llvm.experimental.vector.compress.v{e.lanes}i32",
+                builder.add(first, order), chosen, ir.Constant(lanes32, [0] * e.lanes), returns=lanes32,
+            )  # fmt: skip
+            address = builder.add(places, builder.mul(found, ir.Constant(I64, 4)))
+            builder.store(where, builder.inttoptr(address, lanes32.as_pointer()), align=4)
+            kind = ir.FunctionType(bits, [bits])
+            counted = cgutils.get_or_insert_function(builder.module, kind, f"llvm.ctpop.i{e.lanes}")
+            return [builder.add(found, builder.zext(builder.call(counted, [as_bits]), I64))]
 
         (found,) = e.over(count, body, [e.int(0)])
         return found
