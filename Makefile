@@ -23,6 +23,8 @@ check: $(READY)
 	$(BIN)/python -m pytest -q --doctest-glob='*.md' docs README.md README.zh-CN.md
 
 bench: $(READY)
+	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --requirement benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks
 
 docs: $(READY)

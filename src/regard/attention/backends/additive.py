@@ -41,9 +41,7 @@ def pairs(call: AttentionCall) -> int:
 
 
 def derivatives(call: AttentionCall) -> str:
-    return (
-        "first: fused, block by block; second: exact, memory quadratic in length; forward-mode: by 'blockwise'"
-    )
+    return "first: fused, block by block; second: exact, memory quadratic in length; forward-mode: by 'blockwise'"
 
 
 def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:

@@ -1,8 +1,8 @@
 """Sparse weights by a fused kernel: scores in tiles, a threshold for each query, and after that its support alone.
 
-The kernels are those of `regard.attention.kernels`: Numba's on the CPU, Triton's on a GPU. What is kept for the backward
-pass is each query's support, so that it costs little where few keys have weight; where many have, blocks of scores are
-computed again.
+The kernels are those of `regard.attention.kernels`: Numba's on the CPU, Triton's on a GPU. What the CPU's keeps for the
+backward pass is each query's support, which costs little where few keys have weight; where too many have, it is found
+again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from regard.attention.backends import blockwise
 from regard.attention.call import AttentionCall
 from regard.attention.kernels import missing, operators
+from regard.attention.kernels.settings import Settings, kept_keys
 from regard.attention.masks import Dense
 from regard.attention.parts import tensors_of
 from regard.attention.picture import count
@@ -49,9 +50,11 @@ def cost(call: AttentionCall) -> str:
     if not call.needs_gradient:
         return "a tile of scores for each thread"
     assert call.normalizer.kernel is not None
-    share = operators.kept_keys(*call.normalizer.kernel, call.key.shape[-2])
+    share = kept_keys(*call.normalizer.kernel, call.key.shape[-2])
     held = count(call.query.shape[:-1]) * share * (call.query.element_size() + 4)
-    return f"a tile of scores for each thread; the support for the backward pass, at most {held / 2**20:.1f} MiB"
+    return (
+        f"a tile of scores for each thread; the support for the backward pass, at most {held / 2**20:.1f} MiB"
+    )
 
 
 def pairs(call: AttentionCall) -> int:
@@ -72,8 +75,13 @@ def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         call = blockwise.in_compute_dtype(call)
     query, key, value, net = prepared(call)
     grid = call.grid
-    settings = (call.score.kernel, *(call.normalizer.kernel or ()))
-    seed = int(torch.randint(2**62, ())) if call.dropout else 0
+    score, kernel = call.score.kernel, call.normalizer.kernel
+    assert score is not None
+    assert kernel is not None
+    settings = Settings(score, *kernel)
+    if call.dropout:
+        seed = int(torch.randint(2**62, ()))
+        settings = settings._replace(dropout=call.dropout, seed=seed, whole=grid.query_len)
 
     def some(rows: slice, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         ranges = shown = bias = None
@@ -86,11 +94,13 @@ def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
                 ranges = ranges.expand(-1, -1, rows.stop - rows.start, -1)
         if call.bias is not None:
             columns = slice(0, grid.key_len)
-            bias = four_axes(call.bias.cut(rows, columns).block(rows, columns, grid).to(query.dtype), call.query)
+            bias = four_axes(
+                call.bias.cut(rows, columns).block(rows, columns, grid).to(query.dtype), call.query
+            )
+        placed = settings._replace(first=rows.start) if call.dropout else settings
         return operators.attention(
-            query[..., rows, :], key, value, net, ranges, shown, bias, *settings,
-            call.dropout, seed, rows.start, grid.query_len if call.dropout else 0, call.return_weights,
-        )  # fmt: skip
+            query[..., rows, :], key, value, net, ranges, shown, bias, placed, call.return_weights
+        )
 
     outputs, weights = [], []
     blocks = blocks_of(call)
@@ -146,12 +156,17 @@ def four_axes(picture: Tensor, query: Tensor) -> Tensor:
 
 
 def blocks_of(call: AttentionCall) -> list[slice]:
-    """The blocks of queries whose masks and biases are written out at once: all, where there is nothing to write out."""
+    """The blocks of queries whose masks and biases are written out at once: all, where there is none to write out."""
     grid = call.grid
     if torch.compiler.is_compiling():
         return [slice(0, grid.query_len)]
     width = 0
-    if call.mask is not None and call.hides and not isinstance(call.mask, Dense) and call.mask.ranges(grid) is None:
+    if (
+        call.mask is not None
+        and call.hides
+        and not isinstance(call.mask, Dense)
+        and call.mask.ranges(grid) is None
+    ):
         width = count(call.mask.shape(grid)[:-2]) * grid.key_len
     if call.bias is not None:
         learned = any(tensor.requires_grad for tensor in tensors_of(call.bias)) and torch.is_grad_enabled()

@@ -29,9 +29,30 @@ def score_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     thread = fetch_add(arguments)
     tasks = get(arguments, 2, INT)
     a = arguments + 24
-    query, key, weight, output, scratch, scratch_size = get(a, 0, INT), get(a, 1, INT), get(a, 2, INT), get(a, 3, INT), get(a, 4, INT), get(a, 5, INT)
-    heads, key_heads, query_len, key_len, size = get(a, 6, INT), get(a, 7, INT), get(a, 8, INT), get(a, 9, INT), get(a, 10, INT)
-    score, by_row, rows, stride, item, panel, weight_stride = get(a, 11, INT), get(a, 12, INT), get(a, 13, INT), get(a, 14, INT), get(a, 15, INT), get(a, 16, INT), get(a, 17, INT)
+    query, key, weight, output, scratch, scratch_size = (
+        get(a, 0, INT),
+        get(a, 1, INT),
+        get(a, 2, INT),
+        get(a, 3, INT),
+        get(a, 4, INT),
+        get(a, 5, INT),
+    )
+    heads, key_heads, query_len, key_len, size = (
+        get(a, 6, INT),
+        get(a, 7, INT),
+        get(a, 8, INT),
+        get(a, 9, INT),
+        get(a, 10, INT),
+    )
+    score, by_row, rows, stride, item, panel, weight_stride = (
+        get(a, 11, INT),
+        get(a, 12, INT),
+        get(a, 13, INT),
+        get(a, 14, INT),
+        get(a, 15, INT),
+        get(a, 16, INT),
+        get(a, 17, INT),
+    )
     blocks = -(-query_len // rows)
     block = scratch + thread * scratch_size * item
     tile = block + rows * size * item
@@ -52,7 +73,9 @@ def score_tasks(arguments, zero):  # type: ignore[no-untyped-def]
             put(block, i, 0.0, zero)
         keys = key + (n * key_heads + h // (heads // key_heads)) * keys_size * size * item
         own = weight + h * weight_stride * item
-        fill_tile(score, block, padded, keys, own, size, tile, stride, INT, key_len, by_row, item, panel, zero)
+        fill_tile(
+            score, block, padded, keys, own, size, tile, stride, INT, key_len, by_row, item, panel, zero
+        )
         for r in range(here):
             out = output + (head * query_len + start + r) * key_len * item
             for j in range(key_len):
@@ -67,8 +90,21 @@ def slope_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     query, key, grad, weight = get(a, 0, INT), get(a, 1, INT), get(a, 2, INT), get(a, 3, INT)
     grad_query, grad_key, grad_weight = get(a, 4, INT), get(a, 5, INT), get(a, 6, INT)
     scratch, scratch_size = get(a, 7, INT), get(a, 8, INT)
-    heads, key_heads, query_len, key_len, size, weight_size = get(a, 9, INT), get(a, 10, INT), get(a, 11, INT), get(a, 12, INT), get(a, 13, INT), get(a, 14, INT)
-    score, item, panel, weight_stride, chunks = get(a, 15, INT), get(a, 16, INT), get(a, 17, INT), get(a, 18, INT), get(a, 19, INT)
+    heads, key_heads, query_len, key_len, size, weight_size = (
+        get(a, 9, INT),
+        get(a, 10, INT),
+        get(a, 11, INT),
+        get(a, 12, INT),
+        get(a, 13, INT),
+        get(a, 14, INT),
+    )
+    score, item, panel, weight_stride, chunks = (
+        get(a, 15, INT),
+        get(a, 16, INT),
+        get(a, 17, INT),
+        get(a, 18, INT),
+        get(a, 19, INT),
+    )
     panels = -(-key_len // panel)
     stride = panels * panel
     lanes = WIDTH // item
@@ -104,7 +140,11 @@ def slope_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                 for i in range((ROWS + 1) * size * lanes):
                     put(sums, i, 0.0, zero)
                 for p in range(panels):
-                    k, g, out = keys + p * panel * size * item, tile + p * panel * item, into + p * panel * size * item
+                    k, g, out = (
+                        keys + p * panel * size * item,
+                        tile + p * panel * item,
+                        into + p * panel * size * item,
+                    )
                     if score == EXPONENTIAL:
                         additive_slopes(block, k, g, size, stride, sums, out, zero)
                     elif score == SMALL:

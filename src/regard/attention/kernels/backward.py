@@ -43,14 +43,26 @@ def through_normalizer(normalizer, parameter, weights, slopes, count, zero):  # 
     for n in range(count):
         weight = np.float64(get(weights, n, zero))
         if normalizer == ENTMAX:
-            weight = weight * 0 + 1 if parameter == 2 else np.sqrt(weight) if parameter == 1.5 else weight ** (2 - parameter)
+            weight = (
+                weight * 0 + 1
+                if parameter == 2
+                else np.sqrt(weight)
+                if parameter == 1.5
+                else weight ** (2 - parameter)
+            )
         total += weight
         mean += weight * get(slopes, n, zero)
     mean /= total
     for n in range(count):
         weight = np.float64(get(weights, n, zero))
         if normalizer == ENTMAX:
-            weight = weight * 0 + 1 if parameter == 2 else np.sqrt(weight) if parameter == 1.5 else weight ** (2 - parameter)
+            weight = (
+                weight * 0 + 1
+                if parameter == 2
+                else np.sqrt(weight)
+                if parameter == 1.5
+                else weight ** (2 - parameter)
+            )
         put(slopes, n, weight * (get(slopes, n, zero) - mean), zero)
 
 
@@ -93,16 +105,27 @@ def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                 continue
             places, weights, here = index + base * 4, kept + base * item, slopes + base * item
             base += count
-            dots(grad_output + row * value_size * item, places, count, values, value_size, here, value_size, zero)
+            dots(
+                grad_output + row * value_size * item,
+                places,
+                count,
+                values,
+                value_size,
+                here,
+                value_size,
+                zero,
+            )
             if dropout > 0:
                 for k in range(count):
-                    kept_by = kept_share(seed, head * all_rows + first_row + i, get(places, k, INT32), dropout)
+                    kept_by = kept_share(
+                        seed, head * all_rows + first_row + i, get(places, k, INT32), dropout
+                    )
                     put(here, k, get(here, k, zero) * kept_by, zero)
             if grad_weights:
                 for k in range(count):
                     more = get(grad_weights, row * key_len + get(places, k, INT32), zero)
                     put(here, k, get(here, k, zero) + more, zero)
-            if normalizer == ENTMAX or normalizer == TOP:
+            if normalizer in (ENTMAX, TOP):
                 through_normalizer(normalizer, parameter, weights, here, count, zero)
             else:
                 for k in range(count):
@@ -111,7 +134,7 @@ def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                 for k in range(count):
                     put(grad_bias, row * key_len + get(places, k, INT32), get(here, k, zero), zero)
             source = query + row * size * item
-            if score == PRODUCT or score == DISTANCE:
+            if score in (PRODUCT, DISTANCE):
                 sum_rows(here, places, count, keys, size, out, size, zero)
                 if score == DISTANCE:
                     total = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch.nn.functional import pad
 
 from regard.attention.kernels import additive, backward, forward, tile
 from regard.attention.kernels.emit import ROWS, WIDTH
-from regard.attention.kernels.operators import kept_keys
+from regard.attention.kernels.settings import Settings, kept_keys
 from regard.attention.kernels.threads import in_threads, threads
 
 __all__ = ["additive_scores", "additive_scores_backward", "attention", "attention_backward"]
@@ -160,7 +161,9 @@ def _strides(tensor: Tensor | None, axes: int) -> list[int]:
     """The strides along the first axes, zero where there is but one place."""
     if tensor is None:
         return [0] * axes
-    return [stride if size > 1 else 0 for stride, size in zip(tensor.stride()[:axes], tensor.shape, strict=False)]
+    return [
+        stride if size > 1 else 0 for stride, size in zip(tensor.stride()[:axes], tensor.shape, strict=False)
+    ]
 
 
 def attention(
@@ -171,27 +174,21 @@ def attention(
     ranges: Tensor | None,
     mask: Tensor | None,
     bias: Tensor | None,
-    score: str,
-    normalizer: str,
-    parameter: float,
-    dropout: float,
-    seed: int,
-    first: int,
-    whole: int,
+    settings: Settings,
     want_weights: bool,
     share: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Output, weights, and what is kept of the support: nothing of a statistic; how many keys of each query, -1 where its
+    """Output, weights, and what is kept of the support: no statistic; how many keys of each query, -1 where its
     block had no room for them; which, and their weights. There is room for `share` keys a query."""
     batch, heads, query_len, _ = query.shape
     key_heads, key_len, value_size = key.shape[1], key.shape[-2], value.shape[-1]
-    layout = Layout.of(query, key, weight, score)
+    layout = Layout.of(query, key, weight, settings.score)
     value = value.contiguous()
     item, size = query.element_size(), layout.query.shape[-1]
     height, stride = rows(query_len, key_len, item), _stride(layout)
     blocks = -(-query_len // height)
     if share is None:
-        share = kept_keys(normalizer, parameter, key_len)
+        share = kept_keys(settings.normalizer, settings.parameter, key_len)
     output = query.new_empty(batch, heads, query_len, value_size)
     weights = query.new_zeros((batch, heads, query_len, key_len) if want_weights else 0)
     counts = torch.empty(batch, heads, query_len, dtype=torch.int32)
@@ -199,7 +196,7 @@ def attention(
     kept = query.new_empty(batch, heads, query_len, share)
     scratch_size = height * size + (height + 6) * (stride + 64)
     scratch = query.new_empty(threads() * scratch_size)
-    numbers = np.array([parameter, dropout])
+    numbers = np.array([settings.parameter, settings.dropout])
     if ranges is not None:
         ranges = ranges.to(torch.int32).contiguous()
     in_threads(
@@ -208,8 +205,9 @@ def attention(
             *_addresses(layout.query, layout.key, value, layout.weight, ranges, mask, bias),
             *_addresses(output, weights, counts, index, kept, scratch), scratch_size, numbers.ctypes.data,
             heads, key_heads, query_len, key_len, size, value_size,
-            layout.score, NORMALIZERS[normalizer], layout.by_row, height, stride, share, item, layout.panel, layout.panels,
-            layout.weight_stride, seed, *_strides(ranges, 3), *_strides(mask, 4), *_strides(bias, 4), first, whole,
+            layout.score, NORMALIZERS[settings.normalizer], layout.by_row, height, stride, share, item, layout.panel,
+            layout.panels, layout.weight_stride, settings.seed,
+            *_strides(ranges, 3), *_strides(mask, 4), *_strides(bias, 4), settings.first, settings.whole,
         ],
         batch * heads * blocks,
     )  # fmt: skip
@@ -231,46 +229,50 @@ def attention_backward(
     counts: Tensor,
     index: Tensor,
     kept: Tensor,
-    score: str,
-    normalizer: str,
-    parameter: float,
-    dropout: float,
-    seed: int,
-    first: int,
-    whole: int,
+    settings: Settings,
     want_bias: bool,
-) -> tuple[Tensor, ...]:
-    """The gradients of query, key, value, weight and bias; the last two are empty where there are none."""
+) -> Gradients:
+    """The gradients through the kernel, on the support alone."""
     tensors = [t.contiguous() for t in (grad_output, query, key, value)]
     grad_output, query, key, value = tensors
     weight, grad_weights = (None if t is None else t.contiguous() for t in (weight, grad_weights))
-    settings = (score, normalizer, parameter, dropout, seed)
     found = _from_support(
-        grad_output, grad_weights, query, key, value, weight, counts, index, kept, *settings, first, whole, want_bias
+        grad_output, grad_weights, query, key, value, weight, counts, index, kept, settings, want_bias
     )
     # Blocks whose supports had no room: they are found again, a few queries at a time.
     room = max(AGAIN_BYTES // (key.shape[-2] * (4 + query.element_size())), 1)
     for n, h, some in _without_support(counts, room):
         k = h // (query.shape[1] // key.shape[1])
+        own, keys, values = query[n, h, some][None, None], key[n, k][None, None], value[n, k][None, None]
         net = None if weight is None else weight[min(h, len(weight) - 1)][None]
-        inputs = query[n, h, some][None, None], key[n, k][None, None], value[n, k][None, None], net
         # Dropout is drawn by the number of a query among those of all heads.
-        place = (n * query.shape[1] + h) * whole + first + some.start
-        again = attention(
-            *inputs, *(_one_head(t, n, h, some) for t in (ranges, mask, bias)), *settings, place, whole, False, key.shape[-2]
-        )
-        above = None if grad_weights is None else grad_weights[n, h, some][None, None]
-        parts = _from_support(
-            grad_output[n, h, some][None, None], above, *inputs, *again[3:], *settings, place, whole, want_bias
-        )
-        found[0][n, h, some] = parts[0][0, 0]
-        found[1][n, k] += parts[1][0, 0]
-        found[2][n, k] += parts[2][0, 0]
+        before = (n * query.shape[1] + h) * settings.whole
+        placed = settings._replace(first=before + settings.first + some.start)
+        seen, shown, added = (_one_head(picture, n, h, some) for picture in (ranges, mask, bias))
+        again = attention(own, keys, values, net, seen, shown, added, placed, False, key.shape[-2])
+        part = _from_support(
+            grad_output[n, h, some][None, None],
+            None if grad_weights is None else grad_weights[n, h, some][None, None],
+            own, keys, values, net, *again[3:], placed, want_bias,
+        )  # fmt: skip
+        found.query[n, h, some] = part.query[0, 0]
+        found.key[n, k] += part.key[0, 0]
+        found.value[n, k] += part.value[0, 0]
         if weight is not None:
-            found[3][min(h, len(weight) - 1)] += parts[3][0]
+            found.weight[min(h, len(weight) - 1)] += part.weight[0]
         if want_bias:
-            found[4][n, h, some] = parts[4][0, 0]
+            found.bias[n, h, some] = part.bias[0, 0]
     return found
+
+
+class Gradients(NamedTuple):
+    """Those of a call's tensors; the last two are empty where there are none."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    weight: Tensor
+    bias: Tensor
 
 
 def _from_support(
@@ -283,34 +285,32 @@ def _from_support(
     counts: Tensor,
     index: Tensor,
     kept: Tensor,
-    score: str,
-    normalizer: str,
-    parameter: float,
-    dropout: float,
-    seed: int,
-    first: int,
-    whole: int,
+    settings: Settings,
     want_bias: bool,
-) -> tuple[Tensor, ...]:
+) -> Gradients:
     """The gradients through the queries whose support was kept; those of the others are left zero."""
     batch, heads, query_len, size = query.shape
     key_heads, key_len, value_size = key.shape[1], key.shape[-2], value.shape[-1]
-    item, share, height = query.element_size(), index.shape[-1], rows(query_len, key_len, query.element_size())
+    item, share, height = (
+        query.element_size(),
+        index.shape[-1],
+        rows(query_len, key_len, query.element_size()),
+    )
     blocks = -(-query_len // height)
     slopes = torch.empty_like(kept)
     grad_query, grad_key, grad_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
     grad_weight = query.new_zeros((batch, heads, blocks, size) if weight is not None else 0)
     grad_bias = query.new_zeros((batch, heads, query_len, key_len) if want_bias else 0)
     scratch = query.new_empty(threads() * 2 * size)
-    numbers = np.array([parameter, dropout])
-    code, weight_stride = SCORES[score], size if weight is not None and len(weight) > 1 else 0
+    numbers = np.array([settings.parameter, settings.dropout])
+    code, weight_stride = SCORES[settings.score], size if weight is not None and len(weight) > 1 else 0
     in_threads(
         backward.backward_queries(item),
         [
             *_addresses(query, key, value, weight, grad_output, grad_weights, counts, index, kept, slopes),
             *_addresses(grad_query, grad_weight, grad_bias, scratch), numbers.ctypes.data,
-            heads, key_heads, query_len, key_len, size, value_size, code, NORMALIZERS[normalizer],
-            height, share, item, weight_stride, seed, first, whole,
+            heads, key_heads, query_len, key_len, size, value_size, code, NORMALIZERS[settings.normalizer],
+            height, share, item, weight_stride, settings.seed, settings.first, settings.whole,
         ],
         batch * heads * blocks,
     )  # fmt: skip
@@ -320,14 +320,14 @@ def _from_support(
         [
             *_addresses(query, key, weight, grad_output, counts, index, kept, slopes, grad_key, grad_value),
             numbers.ctypes.data, heads, key_heads, query_len, key_len, size, value_size, code, chunks,
-            height, share, item, weight_stride, seed, first, whole,
+            height, share, item, weight_stride, settings.seed, settings.first, settings.whole,
         ],
         batch * key_heads * chunks,
     )  # fmt: skip
     if weight is not None:
         grad_weight = grad_weight.sum((0, 2))
         grad_weight = grad_weight if len(weight) > 1 else grad_weight.sum(0, keepdim=True)
-    return grad_query, grad_key, grad_value, grad_weight, grad_bias
+    return Gradients(grad_query, grad_key, grad_value, grad_weight, grad_bias)
 
 
 def _without_support(counts: Tensor, most: int) -> Iterator[tuple[int, int, slice]]:

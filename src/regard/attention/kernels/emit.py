@@ -15,8 +15,8 @@ __all__ = ["I32", "I64", "ROWS", "VECTORS", "WIDTH", "Emit", "Value"]
 
 
 def _width() -> int:
-    if config.CPU_NAME:
-        features = config.CPU_FEATURES or ""
+    if getattr(config, "CPU_NAME", None):
+        features = getattr(config, "CPU_FEATURES", None) or ""
         return 64 if "+avx512f" in features else 32 if "+avx2" in features else 16
     found = llvm.get_host_cpu_features()
     return 64 if found.get("avx512f") else 32 if found.get("avx2") else 16
@@ -31,7 +31,7 @@ I32, I64 = ir.IntType(32), ir.IntType(64)
 Value = Any
 
 SMALL_TANH = (0.999999986757, -0.333330679444, 0.133247505048, -0.0529842388285, 0.0171313444313)
-"""tanh x / x as a polynomial of x^2, exact to 1.4e-8 for |x| up to 0.5 (interpolated where Chebyshev's polynomial is 0)."""
+"""tanh x / x as a polynomial of x^2, exact to 1.4e-8 for |x| up to 0.5: interpolated in Chebyshev's points."""
 
 
 class Emit:
@@ -49,24 +49,24 @@ class Emit:
     def const(self, value: float) -> Value:
         return ir.Constant(self.vector, [value] * self.lanes)
 
-    def int(self, value: int) -> Value:
+    def whole_number(self, value: int) -> Value:
         return ir.Constant(I64, value)
 
     def add(self, *terms: Any) -> Value:
         """The sum of whole numbers."""
         total = None
         for term in terms:
-            value = self.int(term) if isinstance(term, int) else term
+            value = self.whole_number(term) if isinstance(term, int) else term
             total = value if total is None else self.b.add(total, value)
         return total
 
     def mul(self, one: Value, two: Any) -> Value:
-        return self.b.mul(one, self.int(two) if isinstance(two, int) else two)
+        return self.b.mul(one, self.whole_number(two) if isinstance(two, int) else two)
 
     def at(self, address: Value, index: Any, kind: Any = None) -> Value:
         """A pointer to the number `index` places after an address, as a pointer to `kind`."""
         place = self.add(
-            address, self.mul(self.int(index) if isinstance(index, int) else index, self.bytes)
+            address, self.mul(self.whole_number(index) if isinstance(index, int) else index, self.bytes)
         )
         return self.b.inttoptr(place, (kind or self.vector).as_pointer())
 
@@ -123,12 +123,23 @@ class Emit:
     def exp(self, x: Value) -> Value:
         """e to the x, for x from -80 to 80 in float32, -700 to 700 in float64."""
         n = self.call(f"llvm.rint.{self.suffix}", self.b.fmul(x, self.const(math.log2(math.e))))
-        high, low = (0.693359375, -2.12194440e-4) if self.bytes == 4 else (6.93147180369123816490e-01, 1.90821492927058770002e-10)
+        high, low = (
+            (0.693359375, -2.12194440e-4)
+            if self.bytes == 4
+            else (6.93147180369123816490e-01, 1.90821492927058770002e-10)
+        )
         r = self.fma(n, self.const(-high), x)
         r = self.fma(n, self.const(-low), r)
         # Cephes' polynomial for float32, Taylor's for float64: below one unit in the last place for |r| < ln(2) / 2.
         powers = (
-            [1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1]
+            [
+                1.9875691500e-4,
+                1.3981999507e-3,
+                8.3334519073e-3,
+                4.1665795894e-2,
+                1.6666665459e-1,
+                5.0000001201e-1,
+            ]
             if self.bytes == 4
             else [1 / math.factorial(k) for k in range(13, 1, -1)]
         )
@@ -145,7 +156,9 @@ class Emit:
         """The natural logarithm, for normal numbers above 0."""
         b, bits, places = self.b, 32 if self.bytes == 4 else 64, 23 if self.bytes == 4 else 52
         whole = lambda value: ir.Constant(self.whole, [value] * self.lanes)  # noqa: E731
-        root = (0x3F3504F3 if self.bytes == 4 else 0x3FE6A09E667F3BCD)  # of one half: x = m 2^n with m from there to twice it
+        root = (
+            0x3F3504F3 if self.bytes == 4 else 0x3FE6A09E667F3BCD
+        )  # of one half: x = m 2^n with m from there to twice it
         raw = b.bitcast(x, self.whole)
         n = b.ashr(b.sub(raw, whole(root)), whole(places))
         m = b.bitcast(b.sub(raw, b.shl(n, whole(places))), self.vector)
@@ -184,11 +197,16 @@ class Emit:
         return self.b.fmul(x, series)
 
     def loop(
-        self, start: Any, stop: Value, step: int, carried: Sequence[Value], body: Callable[..., Sequence[Value]]
+        self,
+        start: Any,
+        stop: Value,
+        step: int,
+        carried: Sequence[Value],
+        body: Callable[..., Sequence[Value]],
     ) -> list[Value]:
         """`carried = body(i, *carried)` for i from start to stop; the last of them."""
         b = self.b
-        start = self.int(start) if isinstance(start, int) else start
+        start = self.whole_number(start) if isinstance(start, int) else start
         before = b.block
         test, inside, after = (b.append_basic_block(name) for name in ("test", "inside", "after"))
         b.branch(test)
@@ -237,9 +255,14 @@ class Emit:
         function = cgutils.get_or_insert_function(self.b.module, kind, name)
         self.b.call(function, [value, pointer, ir.Constant(I32, self.bytes), mask])
 
-    def over(self, size: Value, body: Callable[[Any, Value, Value | None], Sequence[Value]], carried: Sequence[Value] = ()) -> list[Value]:
+    def over(
+        self,
+        size: Value,
+        body: Callable[[Any, Value, Value | None], Sequence[Value]],
+        carried: Sequence[Value] = (),
+    ) -> list[Value]:
         """`body(place, carried, mask)` for each vector of a row of `size` numbers; the last is cut by a mask."""
-        whole = self.b.and_(size, self.int(-self.lanes))
+        whole = self.b.and_(size, self.whole_number(-self.lanes))
         kept = self.loop(0, whole, self.lanes, carried, lambda i, *c: body(i, c, None))
         rest = self.b.sub(size, whole)
         mask = self.first(rest)

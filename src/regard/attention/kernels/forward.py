@@ -1,4 +1,4 @@
-"""Attention with sparse weights on the CPU, forward: a tile of scores, a threshold for each row, then the support alone.
+"""Attention with sparse weights on the CPU, forward: a tile of scores, a threshold a row, then the support alone.
 
 For each block of queries: scores by register tiles; the largest of each row; the few keys that can be in the support at
 all (for entmax those less than 1 / (alpha - 1) below the best); the threshold among these; the sum of the support's
@@ -204,8 +204,12 @@ def top(row, count, most, largest, maxima, values, places, heap, item, zero):  #
 
 @njit(error_model="numpy")
 def kept_share(seed, query, key, dropout):  # type: ignore[no-untyped-def]
-    """What a weight is multiplied with: 0, or one over the share that is kept. A hash of the seed and the place says."""
-    x = np.uint64(seed) + np.uint64(query) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key) * np.uint64(0xD1B54A32D192ED03)
+    """What a weight is multiplied with: 0, or one over the share that is kept. A hash of seed and place says which."""
+    x = (
+        np.uint64(seed)
+        + np.uint64(query) * np.uint64(0x9E3779B97F4A7C15)
+        + np.uint64(key) * np.uint64(0xD1B54A32D192ED03)
+    )
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)
@@ -218,11 +222,42 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     thread = fetch_add(arguments)
     tasks = get(arguments, 2, INT)
     a = arguments + 24
-    query, key, value, weight, ranges, mask, bias = get(a, 0, INT), get(a, 1, INT), get(a, 2, INT), get(a, 3, INT), get(a, 4, INT), get(a, 5, INT), get(a, 6, INT)
-    output, weights, counts, index, kept = get(a, 7, INT), get(a, 8, INT), get(a, 9, INT), get(a, 10, INT), get(a, 11, INT)
+    query, key, value, weight, ranges, mask, bias = (
+        get(a, 0, INT),
+        get(a, 1, INT),
+        get(a, 2, INT),
+        get(a, 3, INT),
+        get(a, 4, INT),
+        get(a, 5, INT),
+        get(a, 6, INT),
+    )
+    output, weights, counts, index, kept = (
+        get(a, 7, INT),
+        get(a, 8, INT),
+        get(a, 9, INT),
+        get(a, 10, INT),
+        get(a, 11, INT),
+    )
     scratch, scratch_size, numbers = get(a, 12, INT), get(a, 13, INT), get(a, 14, INT)
-    heads, key_heads, query_len, key_len, size, value_size = get(a, 15, INT), get(a, 16, INT), get(a, 17, INT), get(a, 18, INT), get(a, 19, INT), get(a, 20, INT)
-    score, normalizer, by_row, rows, stride, share, item, panel, panels = get(a, 21, INT), get(a, 22, INT), get(a, 23, INT), get(a, 24, INT), get(a, 25, INT), get(a, 26, INT), get(a, 27, INT), get(a, 28, INT), get(a, 29, INT)
+    heads, key_heads, query_len, key_len, size, value_size = (
+        get(a, 15, INT),
+        get(a, 16, INT),
+        get(a, 17, INT),
+        get(a, 18, INT),
+        get(a, 19, INT),
+        get(a, 20, INT),
+    )
+    score, normalizer, by_row, rows, stride, share, item, panel, panels = (
+        get(a, 21, INT),
+        get(a, 22, INT),
+        get(a, 23, INT),
+        get(a, 24, INT),
+        get(a, 25, INT),
+        get(a, 26, INT),
+        get(a, 27, INT),
+        get(a, 28, INT),
+        get(a, 29, INT),
+    )
     weight_stride, seed = get(a, 30, INT), get(a, 31, INT)
     ranges_n, ranges_h, ranges_i = get(a, 32, INT), get(a, 33, INT), get(a, 34, INT)
     mask_n, mask_h, mask_i, mask_j = get(a, 35, INT), get(a, 36, INT), get(a, 37, INT), get(a, 38, INT)
@@ -268,7 +303,22 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
             put(block, i, zero, zero)
         if low < high:
             keys = key + key_head * keys_size * size * item
-            fill_tile(score, block, padded, keys, weight + h * weight_stride * item, size, tile, stride, low, high, by_row, item, panel, zero)
+            fill_tile(
+                score,
+                block,
+                padded,
+                keys,
+                weight + h * weight_stride * item,
+                size,
+                tile,
+                stride,
+                low,
+                high,
+                by_row,
+                item,
+                panel,
+                zero,
+            )
         base = (head * query_len + start) * share
         room, full = INT, False
         for r in range(here):
@@ -277,17 +327,29 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
             one, two = INT, key_len
             if ranges:
                 place = n * ranges_n + h * ranges_h + i * ranges_i
-                one, two = max(np.int64(get(ranges, place, INT32)), 0), min(np.int64(get(ranges, place + 1, INT32)), key_len)
+                one, two = (
+                    max(np.int64(get(ranges, place, INT32)), 0),
+                    min(np.int64(get(ranges, place + 1, INT32)), key_len),
+                )
             found = INT
             out = output + row * value_size * item
             largest = like(-np.inf, zero)
             scores = tile + r * stride * item
             if one < two:
-                finish_row(scores, one, two, bias + (n * bias_n + h * bias_h + i * bias_i) * item if bias else INT, bias_j,
-                           mask + n * mask_n + h * mask_h + i * mask_i if mask else INT, mask_j, item, zero)
+                finish_row(
+                    scores,
+                    one,
+                    two,
+                    bias + (n * bias_n + h * bias_h + i * bias_i) * item if bias else INT,
+                    bias_j,
+                    mask + n * mask_n + h * mask_h + i * mask_i if mask else INT,
+                    mask_j,
+                    item,
+                    zero,
+                )
                 scores += one * item
                 largest = best(scores, two - one, maxima, zero)
-            if not largest == -np.inf:
+            if largest != -np.inf:
                 if not largest < np.inf:
                     # Whatever is no number, or infinite, makes the whole row so.
                     found = two - one
@@ -300,7 +362,18 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                         put(values, k, (get(values, k, zero) - largest) / power, zero)
                     found = entmax(values, places, count, power, more, more_places, zero)
                 elif normalizer == TOP:
-                    found = top(scores, two - one, np.int64(parameter), largest, maxima, more, more_places, values, item, zero)
+                    found = top(
+                        scores,
+                        two - one,
+                        np.int64(parameter),
+                        largest,
+                        maxima,
+                        more,
+                        more_places,
+                        values,
+                        item,
+                        zero,
+                    )
                 else:
                     at_least(scores, two - one, largest, more, more_places)
                     found = INT + 1
@@ -314,9 +387,20 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                 if dropout > 0:
                     used = dropped
                     for k in range(found):
-                        kept_by = kept_share(seed, head * all_rows + first_row + i, get(more_places, k, INT32), dropout)
+                        kept_by = kept_share(
+                            seed, head * all_rows + first_row + i, get(more_places, k, INT32), dropout
+                        )
                         put(dropped, k, get(more, k, zero) * kept_by, zero)
-                sum_rows(used, more_places, found, value + key_head * key_len * value_size * item, value_size, out, value_size, zero)
+                sum_rows(
+                    used,
+                    more_places,
+                    found,
+                    value + key_head * key_len * value_size * item,
+                    value_size,
+                    out,
+                    value_size,
+                    zero,
+                )
                 if room + found <= here * share and not full:
                     for k in range(found):
                         put(index, base + room + k, get(more_places, k, INT32), INT32)

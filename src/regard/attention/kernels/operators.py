@@ -13,16 +13,12 @@ import torch
 from torch import Tensor
 
 from regard.attention.kernels import plain
+from regard.attention.kernels.settings import Settings, kept_keys
 
-__all__ = ["SUPPORT", "additive_scores", "attention"]
-
-SUPPORT = 256
-"""How many keys of each query are kept for the backward pass, on average over a block of queries."""
+__all__ = ["additive_scores", "attention"]
 
 _LIBRARY = torch.library.Library("regard", "DEF")
-_SETTINGS = (
-    "str score, str normalizer, float parameter, float dropout, int seed, int first, int whole"  # those of a call
-)
+_SETTINGS = "str score, str normalizer, float parameter, float dropout, int seed, SymInt first, SymInt whole"
 _LIBRARY.define("additive_scores(Tensor query, Tensor key, Tensor weight) -> Tensor")
 _LIBRARY.define(
     "additive_scores_backward(Tensor grad, Tensor query, Tensor key, Tensor weight) -> (Tensor, Tensor, Tensor)"
@@ -58,30 +54,19 @@ def attention(
     ranges: Tensor | None,
     mask: Tensor | None,
     bias: Tensor | None,
-    score: str,
-    normalizer: str,
-    parameter: float,
-    dropout: float = 0.0,
-    seed: int = 0,
-    first: int = 0,
-    whole: int = 0,
+    settings: Settings,
     want_weights: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Output and weights of attention whose kernel keeps no more than the support of each query.
+    """Output and weights of attention by one kernel, which keeps no more of a query than its support.
 
-    `score` is `"product"`, `"distance"` ($-|q - k|^2$) or `"additive"`, with its `weight`; `normalizer` is `"entmax"`
-    with alpha as its `parameter`, `"top"` with how many keys are kept, `"hardmax"`, and on a GPU `"softmax"` with its
-    temperature and `"sigmoid"` with its bias. `ranges` are the keys that each query sees where those lie one after the
-    other, from low to high (excluded). `first` is the place of the first query among `whole`: dropout is drawn by it.
+    `weight` is that of an additive score. `ranges` are the keys that each query sees, where those lie one after the
+    other: from low to high (excluded). `mask` is True where it may look.
 
     *Shape:* query `(batch, heads, query_len, size)`, key `(batch, key_heads, key_len, size)`, value `(batch, key_heads,
     key_len, value_size)`, weight `(heads or 1, size)`, ranges int32 `(batch or 1, heads or 1, query_len, 2)`; mask and
     bias broadcastable to the weights, `(batch, heads, query_len, key_len)`, which are empty unless wanted.
     """
-    found = torch.ops.regard.attention(
-        query, key, value, weight, ranges, mask, bias,
-        score, normalizer, parameter, dropout, seed, first, whole, want_weights,
-    )  # fmt: skip
+    found = torch.ops.regard.attention(query, key, value, weight, ranges, mask, bias, *settings, want_weights)
     return found[0], found[1]
 
 
@@ -97,7 +82,16 @@ def _kernels(device: str) -> Any:
 
 
 def _run(name: str, device: str) -> Any:
-    return lambda *arguments: getattr(_kernels(device), name)(*arguments)
+    """The kernel of an operator; settings, which an operator takes one by one, are put together before its last
+    argument."""
+    fields = len(Settings._fields)
+
+    def run(*arguments: Any) -> Any:
+        if name.startswith("attention"):
+            arguments = (*arguments[: -fields - 1], Settings(*arguments[-fields - 1 : -1]), arguments[-1])
+        return getattr(_kernels(device), name)(*arguments)
+
+    return run
 
 
 for _name in ("additive_scores", "additive_scores_backward", "attention", "attention_backward"):
@@ -108,22 +102,21 @@ for _name in ("additive_scores", "additive_scores_backward", "attention", "atten
 # Shapes, for compilers
 
 
-@torch.library.register_fake("regard::additive_scores")
-def _(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
+def _scores_shape(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
     return query.new_empty(*query.shape[:-1], key.shape[-2])
 
 
-@torch.library.register_fake("regard::additive_scores_backward")
-def _(grad: Tensor, query: Tensor, key: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _scores_gradient_shapes(
+    grad: Tensor, query: Tensor, key: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     return query.new_empty(query.shape), key.new_empty(key.shape), weight.new_empty(weight.shape)
 
 
-@torch.library.register_fake("regard::attention")
-def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    normalizer, parameter, want_weights = rest[5], rest[6], rest[-1]
+def _attention_shapes(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    settings, want_weights = Settings(*rest[-8:-1]), rest[-1]
     rows, key_len = query.shape[:-1], key.shape[-2]
     on_gpu = query.device.type == "cuda"
-    share = 0 if on_gpu else kept_keys(normalizer, parameter, key_len)
+    share = 0 if on_gpu else kept_keys(settings.normalizer, settings.parameter, key_len)
     return (
         query.new_empty(*rows, value.shape[-1]),
         query.new_empty(*rows, key_len) if want_weights else query.new_empty(0),
@@ -136,8 +129,7 @@ def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ..
     )
 
 
-@torch.library.register_fake("regard::attention_backward")
-def _(
+def _attention_gradient_shapes(
     grad_output: Tensor,
     grad_weights: Tensor | None,
     query: Tensor,
@@ -155,10 +147,13 @@ def _(
     )
 
 
-def kept_keys(normalizer: str, parameter: float, key_len: int) -> int:
-    """How many keys a query has room for in what is kept; the queries of a block share theirs."""
-    most = {"entmax": SUPPORT, "top": int(parameter), "hardmax": 1}[normalizer]
-    return torch.sym_min(key_len, most)
+for _name, _shapes in (
+    ("additive_scores", _scores_shape),
+    ("additive_scores_backward", _scores_gradient_shapes),
+    ("attention", _attention_shapes),
+    ("attention_backward", _attention_gradient_shapes),
+):
+    torch.library.register_fake(f"regard::{_name}", _shapes)
 
 
 # Derivatives
@@ -190,7 +185,7 @@ def _keep_call(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*state)
     ctx.save_for_backward(*inputs[:7], result, *state)
-    ctx.settings = inputs[7:14]
+    ctx.settings = Settings(*inputs[7:14])
     ctx.want_bias = inputs[6] is not None and ctx.needs_input_grad[6]
 
 
@@ -200,7 +195,8 @@ def _attention_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     if grad_output is None:
         grad_output = torch.zeros_like(output)
     found = torch.ops.regard.attention_backward(
-        grad_output, grad_weights, query, key, value, weight, ranges, mask, bias, output, *state, *ctx.settings, ctx.want_bias
+        grad_output, grad_weights, query, key, value, weight, ranges, mask, bias, output, *state,
+        *ctx.settings, ctx.want_bias,
     )  # fmt: skip
     grad_query, grad_key, grad_value, grad_weight, grad_bias = found
     if ctx.want_bias:
@@ -219,7 +215,7 @@ def _attention_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
 
 def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:9])
-    ctx.settings, ctx.count = inputs[14:21], len(inputs)
+    ctx.settings, ctx.count = Settings(*inputs[14:21]), len(inputs)
 
 
 def _attention_gradient_again(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
@@ -229,7 +225,7 @@ def _attention_gradient_again(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...
         grad_output, grad_weights, query, key, value, weight, bias = tensors
 
         def forward(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-            return plain.attention(query, key, value, rest[0], ranges, mask, rest[1], *ctx.settings)
+            return plain.attention(query, key, value, rest[0], ranges, mask, rest[1], ctx.settings)
 
         return plain.gradients(forward, (query, key, value, weight, bias), grad_output, grad_weights)
 
@@ -240,4 +236,6 @@ def _attention_gradient_again(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...
 
 
 torch.library.register_autograd("regard::attention", _attention_gradient, setup_context=_keep_call)
-torch.library.register_autograd("regard::attention_backward", _attention_gradient_again, setup_context=_keep_gradient)
+torch.library.register_autograd(
+    "regard::attention_backward", _attention_gradient_again, setup_context=_keep_gradient
+)

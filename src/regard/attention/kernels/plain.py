@@ -8,10 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.attention.normalizers import Entmax, Entmax15, Hardmax, Normalizer, Sigmoid, Softmax, Sparsemax, TopK
+from regard.attention.kernels.settings import Settings
+from regard.attention.normalizers import (
+    Entmax,
+    Entmax15,
+    Hardmax,
+    Normalizer,
+    Sigmoid,
+    Softmax,
+    Sparsemax,
+    TopK,
+)
 from regard.attention.scores.score import for_each_head
 
-__all__ = ["additive_scores", "attention", "gradients", "hide", "normalizer_of", "scores_of", "shares", "through"]
+__all__ = [
+    "additive_scores",
+    "attention",
+    "gradients",
+    "hide",
+    "normalizer_of",
+    "scores_of",
+    "shares",
+    "through",
+]
 
 
 def additive_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
@@ -55,10 +74,10 @@ def normalizer_of(name: str, parameter: float) -> Normalizer:
     return made[name]()
 
 
-def shares(seed: int, rows: Tensor, key_len: int, dropout: float) -> Tensor:
+def shares(settings: Settings, query: Tensor, key_len: int) -> Tensor:
     """What the CPU's kernel multiplies weights with: 0, or one over the share that is kept.
 
-    *Shape:* rows, numbers of queries, `(..., rows)` -> `(..., rows, key_len)`.
+    *Shape:* query `(batch, heads, query_len, size)` -> float64 `(batch, heads, query_len, key_len)`.
     """
 
     def signed(number: int) -> int:
@@ -67,12 +86,15 @@ def shares(seed: int, rows: Tensor, key_len: int, dropout: float) -> Tensor:
     def shifted(x: Tensor, places: int) -> Tensor:
         return (x >> places) & (2 ** (64 - places) - 1)
 
-    keys = torch.arange(key_len, device=rows.device)
-    x = seed + rows[..., None] * signed(0x9E3779B97F4A7C15) + keys * signed(0xD1B54A32D192ED03)
+    batch, heads, query_len, _ = query.shape
+    head = torch.arange(batch * heads, device=query.device).view(batch, heads, 1)
+    rows = head * settings.whole + settings.first + torch.arange(query_len, device=query.device)
+    keys = torch.arange(key_len, device=query.device)
+    x = settings.seed + rows[..., None] * signed(0x9E3779B97F4A7C15) + keys * signed(0xD1B54A32D192ED03)
     x = (x ^ shifted(x, 30)) * signed(0xBF58476D1CE4E5B9)
     x = (x ^ shifted(x, 27)) * signed(0x94D049BB133111EB)
     drawn = shifted(x ^ shifted(x, 31), 11).double() / 2**53
-    return (drawn >= dropout).double() / (1 - dropout)
+    return (drawn >= settings.dropout).double() / (1 - settings.dropout)
 
 
 def attention(
@@ -83,31 +105,19 @@ def attention(
     ranges: Tensor | None,
     mask: Tensor | None,
     bias: Tensor | None,
-    score: str,
-    normalizer: str,
-    parameter: float,
-    dropout: float,
-    seed: int,
-    first: int,
-    whole: int,
+    settings: Settings,
 ) -> tuple[Tensor, Tensor]:
     """Output and weights by the definition, every pair written out. *Shape:* as in `operators`."""
-    scores = hide(scores_of(query, key, weight, score), ranges, mask, bias)
+    scores = hide(scores_of(query, key, weight, settings.score), ranges, mask, bias)
     blind = (scores.detach() == -torch.inf).all(-1, keepdim=True)
-    weights = normalizer_of(normalizer, parameter).weigh(scores.masked_fill(blind, 0.0)).masked_fill(blind, 0.0)
+    normalizer = normalizer_of(settings.normalizer, settings.parameter)
+    weights = normalizer.weigh(scores.masked_fill(blind, 0.0)).masked_fill(blind, 0.0)
     kept = weights
-    if dropout:
+    if settings.dropout:
         if query.device.type != "cpu":
             raise NotImplementedError("a second derivative through dropout needs the CPU")
-        kept = weights * shares(seed, numbers(query, first, whole), key.shape[-2], dropout).to(weights.dtype)
+        kept = weights * shares(settings, query, key.shape[-2]).to(weights.dtype)
     return kept @ for_each_head(value, query), weights
-
-
-def numbers(query: Tensor, first: int, whole: int) -> Tensor:
-    """The number of each query among those of all heads. *Shape:* `(batch, heads, query_len)`."""
-    batch, heads, query_len = query.shape[:3]
-    head = torch.arange(batch * heads, device=query.device).view(batch, heads, 1)
-    return head * whole + first + torch.arange(query_len, device=query.device)
 
 
 def gradients(
@@ -117,7 +127,8 @@ def gradients(
     with torch.enable_grad():
         # A view cuts the graph behind a tensor off: a path from one input to another is not this function's to count.
         leaves = [
-            None if t is None else t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in inputs
+            None if t is None else t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+            for t in inputs
         ]
         ends = forward(*leaves)
         pairs = [
@@ -146,7 +157,8 @@ def through(
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         leaves = [
-            None if t is None else t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in inputs
+            None if t is None else t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+            for t in inputs
         ]
         ends = function(*leaves)
         pairs = [

@@ -8,6 +8,8 @@ from pathlib import Path
 __all__ = ["STAMP"]
 
 STAMP = int.from_bytes(
-    hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).digest()[:6]
+    hashlib.sha256(
+        b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    ).digest()[:6]
 )
 """A hash of every file of this folder."""

@@ -3,16 +3,16 @@ r"""Additive scores on the GPU, forward and backward, with nothing of size query
 $$s_{ij} = \sum_d w_d \tanh(q_{id} + k_{jd}) = \sum_d w_d - 2 \sum_d w_d r_{ijd}, \qquad
 r_{ijd} = \frac{1}{1 + e^{2 q_{id}} e^{2 k_{jd}}}$$
 
-The exponentials are taken once per query and key, in linear memory and one channel after the other, so that a tile
-reads them as short columns; four channels share one division. Where the largest query and key of a tile add up to more
-than `REACH` their products could overflow, and the tile takes exponentials of its own sums instead. The slope of tanh is
-$4 r (1 - r) = 4 e^{2 (q + k)} r^2$. Sums over a tile go into columns in global memory that one program owns: no atomics, and the same sums
-every time.
+The exponentials are taken once per query and key, in linear memory and one channel after the other, so that a
+tile reads them as short columns; four channels share one division. Where the largest query and key of a tile add
+up to more than `REACH` their products could overflow, and the tile takes exponentials of its own sums instead. The
+slope of tanh is $4 r (1 - r) = 4 e^{2 (q + k)} r^2$. Sums over a tile go into columns in global memory that one
+program owns: no atomics, and the same sums every time.
 
 Unmeasured: everything on a GPU. By counting instructions a score costs about 4.5 per channel, a gradient about 8.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 from __future__ import annotations
 

@@ -126,9 +126,10 @@ def attention(
     *Shape:* query `(N, Hq, Tq, D)`, key `(N, Hk, Tk, D)`, value `(N, Hk, Tk, Dv)`, weight `(Hq, D)`, ranges
     `(N or 1, Hq or 1, Tq, 2)`, mask and bias broadcastable to `(N, Hq, Tq, Tk)` -> output `(N, Hq, Tq, Dv)` and
     weights `(N, Hq, Tq, Tk)`, empty unless wanted, in the dtype of query; statistic `(N, Hq, Tq, 2)`, for top
-    `(N, Hq, Tq, 3)`, in float32 or float64, as `triton_normalizers` says. counts are empty. index is int32 `(N, Hq, Tq)` for top (the last kept key
-    among equals) and hardmax (the best key), else empty. kept is int8 `(N, Hq, query blocks, key blocks)` for the
-    sparse normalisers: 1 where any weight of the block is not zero, by the blocks of `blocks_of`; else empty.
+    `(N, Hq, Tq, 3)`, in float32 or float64, as `triton_normalizers` says. counts are empty. index is int32
+    `(N, Hq, Tq)` for top (the last kept key among equals) and hardmax (the best key), else empty. kept is int8
+    `(N, Hq, query blocks, key blocks)` for the sparse normalisers: 1 where any weight of the block is not zero, by
+    the blocks of `blocks_of`; else empty.
     """
     shape = query.shape[:3]
     form = form_of(normalizer, parameter)

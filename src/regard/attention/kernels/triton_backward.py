@@ -1,15 +1,16 @@
 r"""The gradients of attention on the GPU: one kernel for queries and bias, one for keys and values, no atomics.
 
-With $g_{ij}$ the gradient of a weight, from the output (dropout drawn again) and from the weights themselves, that of
-its score is $\mathrm{slope}_{ij} (g_{ij} - \delta_i)$. For softmax and top-k $\delta_i$ is the product of output and its
-gradient (Dao 2023); where the weights have a gradient of their own, and for entmax, the first kernel takes one more
-pass over its keys to have it. Softmax and sigmoid read the blocks of keys in the ranges, the others those that the
-forward pass found to have weight, which come as lists. Every program owns what it writes: two runs agree bit for bit.
+With $g_{ij}$ the gradient of a weight, from the output (dropout drawn again) and from the weights themselves, that
+of its score is $\mathrm{slope}_{ij} (g_{ij} - \delta_i)$. For softmax and top-k $\delta_i$ is the product of output
+and its gradient (Dao 2023); where the weights have a gradient of their own, and for entmax, the first kernel takes
+one more pass over its keys to have it. Softmax and sigmoid read the blocks of keys in the ranges, the others those
+that the forward pass found to have weight, which come as lists. Every program owns what it writes: two runs agree
+bit for bit.
 
 Unmeasured: speed on any GPU, and which sizes of tiles are best.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ keys that every query of a tile sees whole are read without any masking, those o
 Unmeasured: speed on any GPU, and which sizes of tiles are best.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 from __future__ import annotations
 

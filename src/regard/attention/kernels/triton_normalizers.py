@@ -2,19 +2,22 @@ r"""From scores to weights on the GPU, given what the forward pass found out abo
 
 | normaliser | first | second | weight | slope |
 | --- | --- | --- | --- | --- |
-| softmax | best score $m$ | $\log_2 l$ | $2^{(s - m) c - \log_2 l}$, $c = \log_2 e / t$ | $w$ (and all by $1 / t$) |
+| softmax | best score $m$ | $\log_2 l$ | $2^{(s - m) c - \log_2 l}$, $c = \log_2 e / t$ | $w$ |
 | sigmoid | | | $1 / (1 + e^{-(s + b)})$ | $w (1 - w)$ |
 | entmax | best score $m$ | threshold $\tau$ | $u^{1 / a}$, $u = (a (s - m) - \tau)_+$, $a = \alpha - 1$ | $w / u$ |
-| top | best score $m$ | $\log_2 l$ | $2^{(s - m) c - \log_2 l}$ where kept: above the third number $\tau$ | $w$ |
+| top | best score $m$ | $\log_2 l$ | that of softmax, where kept | $w$ |
 | hardmax | NaN, if a score is | | 1 at the best | |
 
-The gradient of a score is slope $\cdot (g - \delta)$ with $g$ the gradient of the weight, and $\delta$ the mean of $g$ by
-slope (0 for sigmoid). Entmax comes in five forms by alpha: `sparsemax` (2), `entmax15` (1.5), `entmax_close` below
+For top a third number is the threshold: what is above it is kept, and of what equals it the keys up to a last one.
+The gradient of a score is slope $\cdot (g - \delta)$ ($/ t$ for softmax) with $g$ the gradient of the weight, and
+$\delta$ the mean of $g$ by slope (0 for sigmoid).
+
+Entmax comes in five forms by alpha: `sparsemax` (2), `entmax15` (1.5), `entmax_close` below
 1.25, where $\tau + 1$ is kept and weights are $e^{\log(1 + b) / a}$ with $b = u - 1$, `entmax_steep` beyond 2, and
 `entmax`.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 from __future__ import annotations
 

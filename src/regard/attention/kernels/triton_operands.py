@@ -3,7 +3,7 @@
 `Operands` are the tensors of a call; `Head` is the part of them that one query head reads.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 from __future__ import annotations
 

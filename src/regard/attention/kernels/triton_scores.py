@@ -5,7 +5,7 @@ which tensor cores do, where the norms of a tile are small enough for that to be
 elsewhere.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ Beside inputs and outputs this needs five bytes for each block of queries and bl
 GPU, and how many passes real scores take there (random normal ones take 3 to 6).
 """
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 from __future__ import annotations
 
@@ -150,14 +150,9 @@ def _entmax_threshold(
 @triton.jit
 def _middle(low, high, COMPUTE: tl.constexpr):
     """The number that halves the bits between two numbers, above `low`."""
-    if tl.float64 == COMPUTE:
-        kind: tl.constexpr = tl.int64
-        sign: tl.constexpr = 63
-        most: tl.constexpr = 0x7FFFFFFFFFFFFFFF
-    else:
-        kind: tl.constexpr = tl.int32
-        sign: tl.constexpr = 31
-        most: tl.constexpr = 0x7FFFFFFF
+    kind: tl.constexpr = tl.int64 if tl.float64 == COMPUTE else tl.int32
+    sign: tl.constexpr = 63 if tl.float64 == COMPUTE else 31
+    most: tl.constexpr = 0x7FFFFFFFFFFFFFFF if tl.float64 == COMPUTE else 0x7FFFFFFF
     a = low.to(kind, bitcast=True)
     b = high.to(kind, bitcast=True)
     a = a ^ ((a >> sign) & most)

@@ -47,6 +47,7 @@ __all__ = [
     "sum_rows",
 ]
 
+
 def instructions(write: Callable[..., None]) -> Any:
     """An intrinsic of seven whole numbers and `zero`, whose instructions the decorated function writes."""
 
@@ -122,7 +123,16 @@ Step = Callable[[Emit, Value, Value, Value, Value], Value]
 
 
 def _tile(step: Step) -> Callable[..., None]:
-    def write(e: Emit, query: Value, key: Value, weight: Value, out: Value, size: Value, query_stride: Value, out_stride: Value) -> None:
+    def write(
+        e: Emit,
+        query: Value,
+        key: Value,
+        weight: Value,
+        out: Value,
+        size: Value,
+        query_stride: Value,
+        out_stride: Value,
+    ) -> None:
         rows = [e.add(query, e.mul(query_stride, e.bytes * r)) for r in range(ROWS)]
 
         def body(d: Value, *sums: Value) -> list[Value]:
@@ -213,7 +223,9 @@ def additive_panel(e: Emit, *arguments: Value) -> None:
 
 
 def _row(step: Step) -> Callable[..., None]:
-    def write(e: Emit, query: Value, key: Value, weight: Value, out: Value, size: Value, count: Value, stride: Value) -> None:
+    def write(
+        e: Emit, query: Value, key: Value, weight: Value, out: Value, size: Value, count: Value, stride: Value
+    ) -> None:
         def each(j: Value) -> list[Value]:
             one = e.add(key, e.mul(e.mul(j, stride), e.bytes))
 
@@ -279,12 +291,13 @@ def best(context: Any, row: Any, count: Any, maxima: Any, zero: Any) -> Any:
 
         def four(i: Value, *carried: Value) -> list[Value]:
             found = [
-                larger(e.load(row, e.add(i, e.lanes * c)), carried[2 * c], carried[2 * c + 1]) for c in range(chains)
+                larger(e.load(row, e.add(i, e.lanes * c)), carried[2 * c], carried[2 * c + 1])
+                for c in range(chains)
             ]
             return [value for pair in found for value in pair]
 
         good = ir.Constant(ir.VectorType(ir.IntType(1), e.lanes), [0] * e.lanes)
-        whole = builder.and_(count, e.int(-e.lanes * chains))
+        whole = builder.and_(count, e.whole_number(-e.lanes * chains))
         kept = e.loop(0, whole, e.lanes * chains, [none, good] * chains, four)
         for c in range(chains):
             e.store(kept[2 * c], maxima, e.lanes * c)
@@ -295,7 +308,9 @@ def best(context: Any, row: Any, count: Any, maxima: Any, zero: Any) -> Any:
         rest = e.add(row, e.mul(whole, e.bytes))
 
         def one(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
-            return larger(e.load(rest, i) if mask is None else e.load_some(rest, i, mask, float("-inf")), *carried)
+            return larger(
+                e.load(rest, i) if mask is None else e.load_some(rest, i, mask, float("-inf")), *carried
+            )
 
         most, bad = e.over(builder.sub(count, whole), one, [most, bad])
         most = builder.select(bad, e.const(float("nan")), most)
@@ -328,7 +343,11 @@ def at_least(context: Any, row: Any, count: Any, limit: Any, values: Any, places
                 chosen = builder.and_(chosen, mask)
             as_bits = builder.bitcast(chosen, bits)
             # Without a branch on whether there is any: where some vectors have one, guesses cost more than this.
-            e.store(e.call(f"llvm.experimental.vector.compress.{e.suffix}", some, chosen, e.const(0.0)), values, found)
+            e.store(
+                e.call(f"llvm.experimental.vector.compress.{e.suffix}", some, chosen, e.const(0.0)),
+                values,
+                found,
+            )
             first = builder.insert_element(undefined, builder.trunc(i, I32), ir.Constant(I32, 0))
             first = builder.shuffle_vector(first, undefined, ir.Constant(lanes32, [0] * e.lanes))
             where = e.call(
@@ -341,7 +360,7 @@ def at_least(context: Any, row: Any, count: Any, limit: Any, values: Any, places
             counted = cgutils.get_or_insert_function(builder.module, kind, f"llvm.ctpop.i{e.lanes}")
             return [builder.add(found, builder.zext(builder.call(counted, [as_bits]), I64))]
 
-        (found,) = e.over(count, body, [e.int(0)])
+        (found,) = e.over(count, body, [e.whole_number(0)])
         return found
 
     return types.intp(types.intp, types.intp, limit, types.intp, types.intp), codegen
@@ -434,7 +453,9 @@ def raise_all(context: Any, row: Any, count: Any, threshold: Any, power: Any) ->
 
 
 @instructions
-def sum_rows(e: Emit, weights: Value, places: Value, count: Value, rows: Value, size: Value, out: Value, stride: Value) -> None:
+def sum_rows(
+    e: Emit, weights: Value, places: Value, count: Value, rows: Value, size: Value, out: Value, stride: Value
+) -> None:
     """out = sum_n weights[n] rows[places[n]], rows of `size` numbers `stride` apart."""
     most = 8
 
@@ -457,12 +478,17 @@ def sum_rows(e: Emit, weights: Value, places: Value, count: Value, rows: Value, 
 
 
 def _chunks(e: Emit, size: Value, most: int, some: Callable[[Value, int, Value | None], None]) -> None:
-    """`some(start, vectors, mask)` for a row of `size` numbers: most, half, ... one vector at a time; the rest masked."""
-    start, vectors = e.int(0), most
+    """`some(start, vectors, mask)` for a row of `size` numbers: most, half, ... one vector at a time; the rest by mask."""
+    start, vectors = e.whole_number(0), most
     while vectors:
         step = vectors * e.lanes
-        end = e.add(start, e.mul(e.b.sdiv(e.b.sub(size, start), e.int(step)), step))
-        e.loop(start, end, step, [], lambda i, vectors=vectors: (some(i, vectors, None), [])[1])
+        end = e.add(start, e.mul(e.b.sdiv(e.b.sub(size, start), e.whole_number(step)), step))
+
+        def step_by(i: Value, vectors: int = vectors) -> list[Value]:
+            some(i, vectors, None)
+            return []
+
+        e.loop(start, end, step, [], step_by)
         start, vectors = end, vectors // 2
     mask = e.first(e.b.sub(size, start))
     e.when(e.b.icmp_signed("<", start, size), lambda: some(start, 1, mask))
@@ -476,7 +502,9 @@ def _place(e: Emit, rows: Value, places: Value, n: Value, stride: Value) -> Valu
 
 
 @instructions
-def dots(e: Emit, row: Value, places: Value, count: Value, rows: Value, size: Value, out: Value, stride: Value) -> None:
+def dots(
+    e: Emit, row: Value, places: Value, count: Value, rows: Value, size: Value, out: Value, stride: Value
+) -> None:
     """out[n] = row . rows[places[n]]"""
 
     def each(n: Value) -> list[Value]:
@@ -578,10 +606,18 @@ Tanh = Callable[[Emit, Value, Value], Value]
 
 def _slopes(tanh: Tanh) -> Callable[..., None]:
     def write(
-        e: Emit, query: Value, key: Value, slopes: Value, size: Value, stride: Value, sums: Value, panel: Value
+        e: Emit,
+        query: Value,
+        key: Value,
+        slopes: Value,
+        size: Value,
+        stride: Value,
+        sums: Value,
+        panel: Value,
     ) -> None:
         g = [
-            [e.load(e.add(slopes, e.mul(stride, e.bytes * r)), e.lanes * v) for v in range(VECTORS)] for r in range(ROWS)
+            [e.load(e.add(slopes, e.mul(stride, e.bytes * r)), e.lanes * v) for v in range(VECTORS)]
+            for r in range(ROWS)
         ]
         none = e.const(0.0)
         rows = [e.add(query, e.mul(size, e.bytes * r)) for r in range(ROWS)]
@@ -623,9 +659,11 @@ def _slopes(tanh: Tanh) -> Callable[..., None]:
 
 @instructions
 def additive_slopes(e: Emit, *arguments: Value) -> None:
-    """From e^2query, e^2key and the gradient `slopes` of a register tile of scores, with t = tanh(query + key): in `sums`,
-    lane by lane, the sums over the keys of slope t, for all queries together, and of slope (1 - t^2), for each query; in
-    `panel` the sums of the latter over the queries. A tile of zeros costs nothing."""
+    """From e^2query, e^2key and the gradient `slopes` of a register tile of scores, with t = tanh(query + key).
+
+    In `sums`, lane by lane: the sums over the keys of slope t, for all queries together, and of slope (1 - t^2), for each
+    query; in `panel` the sums of the latter over the queries. A tile of zeros costs nothing.
+    """
     _slopes(_exponential_tanh)(e, *arguments)
 
 
