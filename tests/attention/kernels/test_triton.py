@@ -174,8 +174,8 @@ def call_of(
     parameter: float = 1.0,
     dtype: torch.dtype = torch.float32,
     heads: tuple[int, int] = (2, 1),
-    lengths: tuple[int, int] = (19, 37),
-    sizes: tuple[int, int] = (6, 18),
+    lengths: tuple[int, int] = (17, 37),
+    sizes: tuple[int, int] = (4, 18),
     ranges: str = "none",
     mask: bool = False,
     bias: str = "none",
@@ -279,18 +279,25 @@ def test_dtypes(dtype: torch.dtype, score: str, normalizer: str, parameter: floa
     check(call_of(score, normalizer, parameter, dtype, ranges="window", lengths=(17, 21)))
 
 
-@pytest.mark.parametrize("sizes", [(16, 80), (80, 24), (33, 16)])
+@pytest.mark.parametrize("sizes", [(20, 80), (80, 24)])
 @pytest.mark.parametrize(("normalizer", "parameter"), [("softmax", 1.0), ("entmax", 2.0)])
 def test_sizes_and_grouped_heads(sizes: tuple[int, int], normalizer: str, parameter: float) -> None:
     call = call_of("product", normalizer, parameter, heads=(4, 2), lengths=(17, 20), sizes=sizes)
     check(replace(call, query=call.query / sizes[0] ** 0.5))
 
 
-@pytest.mark.parametrize("ranges", ["none", "causal", "window"])
-@pytest.mark.parametrize("bias", ["row", "column"])
-@pytest.mark.parametrize(("normalizer", "parameter"), [("softmax", 1.0), ("entmax", 1.5)])
+@pytest.mark.parametrize(
+    ("ranges", "bias", "normalizer", "parameter"),
+    [
+        ("none", "row", "softmax", 1.0),
+        ("causal", "column", "softmax", 1.0),
+        ("window", "row", "softmax", 1.0),
+        ("none", "column", "entmax", 1.5),
+        ("window", "row", "entmax", 1.5),
+    ],
+)
 def test_ranges_and_biases(ranges: str, bias: str, normalizer: str, parameter: float) -> None:
-    check(call_of("product", normalizer, parameter, ranges=ranges, bias=bias, lengths=(34, 40), heads=(1, 1)))
+    check(call_of("product", normalizer, parameter, ranges=ranges, bias=bias, lengths=(34, 36), heads=(1, 1)))
 
 
 @pytest.mark.parametrize(
@@ -311,7 +318,7 @@ def test_queries_that_see_nothing_get_zeros(score: str, normalizer: str, paramet
 @pytest.mark.parametrize(("normalizer", "parameter"), [*NORMALIZERS, ("entmax", 1.01), ("top", 60.0)])
 def test_equal_scores(normalizer: str, parameter: float) -> None:
     """Of equal scores the first keys win; else they share the weight."""
-    call = call_of("product", normalizer, parameter, heads=(1, 1))
+    call = call_of("product", normalizer, parameter, heads=(1, 1), lengths=(5, 37))
     check(replace(call, key=torch.ones_like(call.key)))
 
 
@@ -327,7 +334,7 @@ def test_scores_of_any_size(scale: float, normalizer: str, parameter: float) -> 
 
 @pytest.mark.parametrize(("normalizer", "parameter"), NORMALIZERS)
 def test_one_huge_score(normalizer: str, parameter: float) -> None:
-    call = call_of("product", normalizer, parameter, heads=(1, 1), bias="tile", lengths=(17, 37))
+    call = call_of("product", normalizer, parameter, heads=(1, 1), bias="tile", lengths=(5, 37))
     assert call.bias is not None
     call.bias[..., 20] = 1e6
     check(call)
@@ -356,7 +363,7 @@ def test_large_queries_and_keys(score: str, dtype: torch.dtype) -> None:
     [*(("product", *one) for one in NORMALIZERS), ("additive", "entmax", 1.5), ("distance", "softmax", 1.0)],
 )
 def test_nan_stays_in_its_row(score: str, normalizer: str, parameter: float) -> None:
-    call = call_of(score, normalizer, parameter, heads=(1, 1), lengths=(17, 20), sizes=(3, 4))
+    call = call_of(score, normalizer, parameter, heads=(1, 1), lengths=(9, 20), sizes=(3, 4))
     clean = call.forward()[0]
     query = call.query.clone()
     query[0, 0, 4, 1] = torch.nan
@@ -370,18 +377,18 @@ def test_nan_stays_in_its_row(score: str, normalizer: str, parameter: float) -> 
     ("normalizer", "parameter"), [("softmax", 1.0), ("entmax", 1.5), ("top", 6.0), ("hardmax", 0.0)]
 )
 def test_dropout_is_drawn_again(normalizer: str, parameter: float) -> None:
-    call = call_of("product", normalizer, parameter, lengths=(17, 37), sizes=(6, 40))
-    whole = replace(call, value=torch.eye(40, device=DEVICE)[:37].expand(1, 1, 37, 40).contiguous())
+    call = call_of("product", normalizer, parameter, lengths=(17, 19), sizes=(6, 20))
+    whole = replace(call, value=torch.eye(20, device=DEVICE)[:19].expand(1, 1, 19, 20).contiguous())
     again = whole.forward(dropout=0.4)
     weights = again[1]
     assert torch.equal(weights, whole.forward()[1])
-    dropped = again[0][..., :37]
-    assert torch.equal(dropped, whole.forward(dropout=0.4)[0][..., :37])
-    assert not torch.equal(dropped, whole.forward(dropout=0.4, seed=4)[0][..., :37])
+    dropped = again[0][..., :19]
+    assert torch.equal(dropped, whole.forward(dropout=0.4)[0][..., :19])
+    assert not torch.equal(dropped, whole.forward(dropout=0.4, seed=4)[0][..., :19])
     kept = torch.where(weights > 0, dropped / weights, 0.0).cpu()
     assert torch.isclose(kept, torch.tensor(1 / 0.6), rtol=1e-4).logical_or(kept == 0).all()
     if normalizer == "softmax":
-        assert 0.5 < (kept > 0).double().mean() < 0.7
+        assert 0.45 < (kept > 0).double().mean() < 0.75
         assert not torch.equal(kept[0, 0] > 0, kept[0, 1] > 0)
     kept = ((kept > 0) / 0.6).double()
     found = call.forward(dropout=0.4)

@@ -13,6 +13,8 @@ from regard.attention.kernels.source import STAMP
 from regard.attention.kernels.tile import EXPONENTIAL, FAST, INT, SMALL, fill_tile
 from regard.attention.kernels.vectors import (
     additive_slopes,
+    additive_to_key,
+    additive_to_queries,
     fetch_add,
     get,
     lane_sum,
@@ -21,7 +23,7 @@ from regard.attention.kernels.vectors import (
     small_additive_slopes,
 )
 
-__all__ = ["scores", "slopes"]
+__all__ = ["few_slopes", "scores", "slopes"]
 
 
 @njit(error_model="numpy")
@@ -161,6 +163,48 @@ def slope_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                         put(grad_query, place, get(own, d, zero) * steep, zero)
 
 
+@njit(error_model="numpy", fastmath=FAST)
+def few_slope_tasks(arguments, zero):  # type: ignore[no-untyped-def]
+    thread = fetch_add(arguments)
+    tasks = get(arguments, 2, INT)
+    a = arguments + 24
+    query, key, grad, weight, places = (
+        get(a, 0, INT),
+        get(a, 1, INT),
+        get(a, 2, INT),
+        get(a, 3, INT),
+        get(a, 4, INT),
+    )
+    grad_query, grad_key, grad_weight, scratch = (
+        get(a, 5, INT),
+        get(a, 6, INT),
+        get(a, 7, INT),
+        get(a, 8, INT),
+    )
+    heads, key_heads, query_len = get(a, 9, INT), get(a, 10, INT), get(a, 11, INT)
+    key_len, size, item, weight_stride = get(a, 12, INT), get(a, 13, INT), get(a, 14, INT), get(a, 15, INT)
+    group = heads // key_heads
+    sums = scratch + thread * 2 * size * item
+
+    while True:
+        key_head = fetch_add(arguments + 8)
+        if key_head >= tasks:
+            break
+        keys, out = key + key_head * key_len * size * item, grad_key + key_head * key_len * size * item
+        first = key_head // key_heads * heads + key_head % key_heads * group
+        for head in range(first, first + group):
+            own, part = weight + head % heads * weight_stride * item, grad_weight + head * size * item
+            for row in range(head * query_len, (head + 1) * query_len):
+                source, slopes = query + row * size * item, grad + row * key_len * item
+                additive_to_queries(source, places, key_len, keys, size, slopes, sums, zero)
+                for d in range(size):
+                    put(grad_query, row * size + d, get(own, d, zero) * get(sums, d, zero), zero)
+                    put(part, d, get(part, d, zero) + get(sums, size + d, zero), zero)
+                for j in range(key_len):
+                    at = j * size * item
+                    additive_to_key(source, keys + at, own, size, get(slopes, j, zero), out + at)
+
+
 @cache
 def scores(item: int) -> Any:
     """The kernel of scores, for numbers of `item` bytes."""
@@ -185,3 +229,16 @@ def slopes(item: int) -> Any:
             slope_tasks(arguments, zero)
 
     return additive_gradients
+
+
+@cache
+def few_slopes(item: int) -> Any:
+    """The kernel of gradients where queries are few: keys are read as they are given."""
+    zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
+
+    @cfunc(types.void(types.intp), cache=True)
+    def additive_gradients_of_few(arguments):  # type: ignore[no-untyped-def]
+        if stamp:
+            few_slope_tasks(arguments, zero)
+
+    return additive_gradients_of_few

@@ -116,36 +116,45 @@ def additive_scores_backward(
     """The gradients of query, key and weight from those of the scores."""
     batch, heads, query_len, channels = query.shape
     key_heads, key_len = key.shape[1], key.shape[-2]
-    if query_len <= FEW:  # Their keys must come in panels, too.
-        query, grad = pad(query, (0, 0, 0, FEW + 1 - query_len)), pad(grad, (0, 0, 0, FEW + 1 - query_len))
-    padded_len = query.shape[-2]
-    layout = Layout.of(query, key, weight, "additive")
-    item, size, group = query.element_size(), layout.query.shape[-1], heads // key_heads
-    chunks = max(1, min(2 * threads() // max(batch * key_heads, 1), -(-padded_len // ROWS)))
+    item, group = query.element_size(), heads // key_heads
     grad, own = grad.contiguous(), weight.contiguous()
+    stride = channels if len(weight) > 1 else 0
     grad_query = query.new_empty(query.shape)
-    grad_key = query.new_zeros(batch, key_heads, chunks, group, layout.panels, size, layout.panel)
-    grad_weight = query.new_zeros(batch, heads, chunks, channels)
-    scratch_size = ROWS * size + ROWS * layout.panels * layout.panel + (ROWS + 1) * size * WIDTH // item
-    scratch = query.new_empty(threads() * scratch_size)
-    in_threads(
-        additive.slopes(item),
-        [
-            *_addresses(layout.query, layout.key, grad, own, grad_query, grad_key, grad_weight, scratch), scratch_size,
-            heads, key_heads, padded_len, key_len, size, channels,
-            layout.score, item, layout.panel, channels if len(weight) > 1 else 0, chunks,
-        ],
-        batch * key_heads * chunks,
-    )  # fmt: skip
-    own = own.expand(heads, channels).view(1, key_heads, group, channels)
-    found = grad_key.sum(2)[..., :channels, :] * own[..., None, :, None]
-    found = found.sum(2).transpose(-1, -2).flatten(2, 3)[..., :key_len, :]
+    if query_len <= FEW:
+        query, key = query.contiguous(), key.contiguous()
+        grad_key = query.new_zeros(key.shape)
+        grad_weight = query.new_zeros(batch, heads, 1, channels)
+        places = torch.arange(key_len, dtype=torch.int32)
+        scratch = query.new_empty(threads() * 2 * channels)
+        in_threads(
+            additive.few_slopes(item),
+            [
+                *_addresses(query, key, grad, own, places, grad_query, grad_key, grad_weight, scratch),
+                heads, key_heads, query_len, key_len, channels, item, stride,
+            ],
+            batch * key_heads,
+        )  # fmt: skip
+    else:
+        layout = Layout.of(query, key, weight, "additive")
+        chunks = max(1, min(2 * threads() // max(batch * key_heads, 1), -(-query_len // ROWS)))
+        into = query.new_zeros(batch, key_heads, chunks, group, layout.panels, channels, layout.panel)
+        grad_weight = query.new_zeros(batch, heads, chunks, channels)
+        panels = layout.panels * layout.panel
+        scratch_size = ROWS * (channels + panels) + (ROWS + 1) * channels * WIDTH // item
+        scratch = query.new_empty(threads() * scratch_size)
+        in_threads(
+            additive.slopes(item),
+            [
+                *_addresses(layout.query, layout.key, grad, own, grad_query, into, grad_weight, scratch), scratch_size,
+                heads, key_heads, query_len, key_len, channels, channels,
+                layout.score, item, layout.panel, stride, chunks,
+            ],
+            batch * key_heads * chunks,
+        )  # fmt: skip
+        net = own.expand(heads, channels).view(1, key_heads, group, 1, channels, 1)
+        grad_key = (into.sum(2) * net).sum(2).transpose(-1, -2).flatten(2, 3)[..., :key_len, :].contiguous()
     grad_weight = grad_weight.sum((0, 2))
-    return (
-        grad_query[..., :query_len, :],
-        found.contiguous(),
-        grad_weight if len(weight) > 1 else grad_weight.sum(0, keepdim=True),
-    )
+    return grad_query, grad_key, grad_weight if len(weight) > 1 else grad_weight.sum(0, keepdim=True)
 
 
 def _stride(layout: Layout) -> int:
