@@ -262,7 +262,18 @@ def check(call: Call) -> None:
     [(score, *one) for score in SCORES for one in NORMALIZERS if score == "product" or one not in STEEP],
 )
 def test_every_score_and_normaliser(score: str, normalizer: str, parameter: float) -> None:
-    check(call_of(score, normalizer, parameter, ranges="causal", mask=True, bias="tile", lengths=(17, 21)))
+    check(
+        call_of(
+            score,
+            normalizer,
+            parameter,
+            ranges="causal",
+            mask=True,
+            bias="tile",
+            heads=(1, 1),
+            lengths=(17, 21),
+        )
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -415,7 +426,7 @@ def test_kept_blocks_are_those_with_weight(normalizer: str, parameter: float) ->
 
 @pytest.mark.parametrize("score", SCORES)
 def test_two_runs_agree_bit_for_bit(score: str) -> None:
-    call = call_of(score, "entmax", 1.5, ranges="causal", lengths=(17, 21), sizes=(3, 4))
+    call = call_of(score, "entmax", 1.5, ranges="causal", heads=(1, 1), lengths=(17, 21), sizes=(3, 4))
     found = call.forward()
     ones = torch.ones_like(found[0])
     first = call.backward(found, ones, None)
