@@ -17,7 +17,7 @@ from tests.attention.cases import BIAS_NAMES, MASK_NAMES, NORMALIZER_NAMES, SCOR
 from torch import Tensor
 
 import regard
-from regard.attention.backends import BACKENDS, additive, blockwise, sdpa
+from regard.attention.backends import BACKENDS, blockwise, sdpa
 from regard.attention.call import AttentionCall
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -34,7 +34,6 @@ Record = Callable[..., None]
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks so small that every call is cut into several."""
     monkeypatch.setattr(blockwise, "BLOCK_BYTES", 1500)
-    monkeypatch.setattr(additive, "SMALLEST", 0)
 
 
 def impossible(case: Case) -> bool:

@@ -99,9 +99,18 @@ def everything(call: Call, ends: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
 
 
 def judge(
-    call: Call, dtype: torch.dtype, backend: str = "sparse", rounding: float = ROUNDING, tight: float = TIGHT
+    call: Call,
+    dtype: torch.dtype,
+    backend: str = "sparse",
+    *,
+    rounding: float = ROUNDING,
+    tight: float = TIGHT,
+    floor: float = 0.0,
 ) -> None:
-    """Hold a backend against the plain formula; raises `AssertionError` with all that is off."""
+    """Hold a backend against the plain formula; raises `AssertionError` with all that is off.
+
+    `floor` is the least size of numbers that are summed up, for results that are nothing but rounding.
+    """
     call = call.to(dtype)
     exact_call = call.to(torch.float64)
     exact = everything(exact_call, exact_call.plain())
@@ -110,7 +119,7 @@ def judge(
     wrong = []
     for name, expected in exact.items():
         error, own = (float((one[name] - expected).abs().max()) for one in (found, plain))
-        scale = float(expected.abs().max())
+        scale = max(float(expected.abs().max()), floor)
         least = tight if dtype == torch.float64 else rounding * torch.finfo(dtype).eps
         # A number below the normal ones has lost places.
         most = 2 * own + least * scale + torch.finfo(dtype).smallest_normal
@@ -136,7 +145,9 @@ def scored(
         key[..., 1:] = 0
         key[..., 0] = (scores.amax(-1, keepdim=True) - scores).sqrt()
         return query, key, regard.scores.Distance(1.0)
+    # The best has three quarters of the weight: near zero a sum of channels would be exact to more places.
+    best, spread = scores.amax(-1, keepdim=True), (scores.amax(-1) - scores.amin(-1))
     weight = torch.zeros(heads, size, dtype=torch.float64)
-    weight[:, 0] = 2 * scores.abs().amax(-1).clamp(min=0.5)
-    key[..., 0] = torch.atanh(scores / weight[:, :1])
+    weight[:, 0] = torch.where(spread == 0, 1.0, spread)
+    key[..., 0] = torch.atanh((scores - best) / weight[:, :1] + 0.75)
     return query, key, regard.scores.Additive(weight)

@@ -16,11 +16,7 @@ from regard.attention.backends import blockwise
 from regard.attention.backends.sparse import heads_apart
 from regard.attention.call import AttentionCall
 from regard.attention.kernels import missing, operators
-from regard.attention.picture import count
 from regard.attention.scores import Modifier
-
-SMALLEST = 2**13
-"""From so many queries x keys x channels on, laying out a call for the kernel takes less time than it saves."""
 
 
 def unsupported(call: AttentionCall) -> list[str]:
@@ -29,8 +25,6 @@ def unsupported(call: AttentionCall) -> list[str]:
         reasons.append(f"the score {call.score.spelling!r} is not additive with a hyperbolic tangent")
     if not (call.query.numel() and call.key.numel()):
         reasons.append("query or key is empty")
-    elif not torch.compiler.is_compiling() and _channels(call) < SMALLEST:
-        reasons.append(f"fewer than {SMALLEST:,} channels of pairs take less time without")
     if call.transformed and not torch.compiler.is_compiling():
         reasons.append("compiled kernels have no function transforms and no forward-mode derivative")
     if reason := missing(call.query.device.type):
@@ -52,10 +46,6 @@ def derivatives(call: AttentionCall) -> str:
 
 def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
     return blockwise.run(fused(call))
-
-
-def _channels(call: AttentionCall) -> int:
-    return count(call.query.shape[:-1]) * call.key.shape[-2] * call.score.width(call.key.shape[-1])
 
 
 def fused(call: AttentionCall) -> AttentionCall:

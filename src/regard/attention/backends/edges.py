@@ -1,7 +1,8 @@
 """Attention along the edges of a graph: only those pairs are computed that the edges join.
 
-Queries with about as many edges are computed together, padded to the next power of two: memory and time grow with the
-number of edges, whatever the number of pairs. Every operation is PyTorch's own, and so are all derivatives.
+On the CPU a fused kernel does it, which keeps the weights along the edges and nothing else. For what it cannot do, queries
+with about as many edges are computed together by PyTorch's operations, padded to the next power of two. Either way memory
+and time grow with the number of edges, whatever the number of pairs.
 """
 
 from __future__ import annotations
@@ -13,11 +14,21 @@ import torch
 from torch import Tensor
 
 from regard.attention.backends.blockwise import in_compute_dtype
+from regard.attention.backends.sparse import four_axes, prepared
+from regard.attention.biases import Bias
 from regard.attention.call import AttentionCall
 from regard.attention.grid import Block
+from regard.attention.kernels import edge_operators, missing
+from regard.attention.kernels.edge_plain import Alike, EdgeSettings, alike, in_place
 from regard.attention.masks import Both, Edges, Mask
 from regard.attention.picture import count
 from regard.attention.scores.score import for_each_head
+
+
+SCORES = frozenset(("product", "distance", "additive", "additive_relu", "additive_leaky_relu"))
+SCORES |= {f"leaky_{score}" for score in SCORES}
+"""The kernels that there are, by the names of scores and of normalisers."""
+NORMALIZERS = frozenset(("softmax", "sigmoid", "entmax", "top", "hardmax"))
 
 
 def unsupported(call: AttentionCall) -> list[str]:
@@ -30,15 +41,34 @@ def unsupported(call: AttentionCall) -> list[str]:
     if not call.normalizer.by_row:
         reasons.append(f"the normalizer {call.normalizer.spelling!r} needs whole blocks of the picture")
     if call.transformed:
-        reasons.append(
-            "how many edges a query has decides what is computed, which no transform or compiler allows"
-        )
+        reasons.append("how many edges a query has decides what is computed, which no transform or compiler allows")
+    return reasons
+
+
+def unfused(call: AttentionCall) -> list[str]:
+    """Why no kernel can run a call that this backend supports; empty where one can."""
+    reasons = []
+    if call.score.kernel not in SCORES:
+        reasons.append(f"there is no kernel for the score {call.score.spelling!r}")
+    kernel = call.normalizer.kernel
+    if kernel is None or kernel[0] not in NORMALIZERS:
+        reasons.append(f"there is no kernel for the normalizer {call.normalizer.spelling!r}")
+    elif kernel[0] == "entmax" and not 1.15 <= kernel[1] <= 2.0:
+        reasons.append("the kernel of entmax wants an alpha from 1.15 to 2")
+    if not (call.query.numel() and call.key.numel() and call.value.numel()):
+        reasons.append("query, key or value is empty")
+    if call.query.device.type != "cpu":
+        reasons.append(f"there is no kernel for the device {call.query.device.type!r}")
+    elif reason := missing("cpu"):
+        reasons.append(reason)
     return reasons
 
 
 def cost(call: AttentionCall) -> str:
-    edges = _edges(call)
-    return f"keys and values of {len(edges.numbers):,} edges, at most twice"
+    edges = len(_edges(call).numbers)
+    if reasons := unfused(call):
+        return f"keys and values of {edges:,} edges, at most twice ({'; '.join(reasons)})"
+    return f"the weights of {edges:,} edges, and the edges listed by query and by key"
 
 
 def pairs(call: AttentionCall) -> int:
@@ -47,30 +77,21 @@ def pairs(call: AttentionCall) -> int:
 
 
 def derivatives(call: AttentionCall) -> str:
-    return "first and second: PyTorch's own, through the edges; forward-mode: through 'blockwise'"
+    if unfused(call):
+        return "first and second: PyTorch's own, through the edges; forward-mode: through 'blockwise'"
+    return "first: fused; second: exact, through the edges; forward-mode: through 'blockwise'"
 
 
 def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-    dtype, call = call.query.dtype, in_compute_dtype(call)
-    grid, leading = call.grid, call.query.shape[:-2]
-    value = for_each_head(call.value, call.query)
-    places, outputs, weights = [], [], []
-    for some in _looks(call):
-        kept = some.weights if call.normalizer.through else some.weights.detach() + 0 * some.weights
-        if call.dropout:
-            uniform = torch.rand_like(kept, dtype=kept.dtype)
-            kept = kept * ((uniform >= call.dropout) / (1 - call.dropout)).to(kept.dtype)
-        places.append(some.rows)
-        outputs.append((kept @ value[..., some.keys, :].movedim(-3, 0)).squeeze(-2))
-        if call.return_weights:
-            whole = kept.new_zeros(len(some.rows), *leading, grid.key_len)
-            where = some.keys.reshape(len(some.rows), *(1,) * len(leading), -1).expand(*whole.shape[:-1], -1)
-            weights.append(whole.scatter_add(-1, where, some.weights.squeeze(-2)))
-    output = _in_place(places, outputs, value.new_zeros(grid.query_len, *leading, value.shape[-1]))
+    dtype = call.query.dtype
+    output, weights = _fused(call) if not unfused(call) else _composed(call)
+    output = output.reshape(*call.query.shape[:-1], call.value.shape[-1]).to(dtype)
     if not call.return_weights:
-        return output.to(dtype), None
-    found = _in_place(places, weights, value.new_zeros(grid.query_len, *leading, grid.key_len))
-    return output.to(dtype), found.to(dtype)
+        return output, None
+    edges, grid = _edges(call), call.grid
+    places = edges.query.to(grid.device) * grid.key_len + edges.key.to(grid.device)
+    whole = weights.new_zeros(*weights.shape[:-1], grid.query_len * grid.key_len).index_copy(-1, places, weights)
+    return output, whole.reshape(*call.query.shape[:-1], grid.key_len).to(dtype)
 
 
 def weights_of_edges(call: AttentionCall) -> Tensor:
@@ -78,29 +99,65 @@ def weights_of_edges(call: AttentionCall) -> Tensor:
 
     *Shape:* `(..., query_heads, edges)`.
     """
-    edges = _edges(call)
-    dtype, call = call.query.dtype, in_compute_dtype(call)
-    places, parts = [], []
+    _, weights = _fused(call) if not unfused(call) else _composed(call)
+    return weights.reshape(*call.query.shape[:-2], weights.shape[-1]).to(call.query.dtype)
+
+
+def _fused(call: AttentionCall) -> tuple[Tensor, Tensor]:
+    """Output and weights along the edges by the kernel. *Shape:* as in `edge_operators`."""
+    call = in_compute_dtype(call)
+    edges, grid = _edges(call), call.grid
+    query, key, value, net = prepared(call)
+    shown = None if call.mask is edges else _along(call, call.mask)
+    bias = None if call.bias is None else _along(call, call.bias)
+    score, kernel = call.score.kernel, call.normalizer.kernel
+    assert score is not None
+    assert kernel is not None
+    settings = EdgeSettings(score.removeprefix("leaky_"), call.score.leak, *kernel)
+    if call.dropout:
+        settings = settings._replace(dropout=call.dropout, seed=int(torch.randint(2**62, ())))
+    lists = edges.lists(grid, also_by_key=call.needs_gradient)
+    if bias is not None:
+        bias = bias.to(query.dtype)
+    return edge_operators.attention(query, key, value, net, lists, shown, bias, settings)
+
+
+def _along(call: AttentionCall, part: Mask | Bias | None) -> Tensor:
+    """What a mask or a bias says of each edge. *Shape:* `(batch or 1, heads or 1, edges)`."""
+    assert part is not None
+    edges, grid = _edges(call), call.grid
+    along = part.at(edges.query.to(grid.device)[:, None], edges.key.to(grid.device)[:, None], grid)
+    return four_axes(along.expand(*along.shape[:-2], len(edges.numbers), 1), call.query).squeeze(-1)
+
+
+def _composed(call: AttentionCall) -> tuple[Tensor, Tensor]:
+    """Output and weights along the edges by PyTorch's operations. *Shape:* `(..., heads, query_len, value_size)`,
+    `(..., heads, edges)`."""
+    call = in_compute_dtype(call)
+    grid, leading = call.grid, call.query.shape[:-2]
+    value = for_each_head(call.value, call.query)
+    rows, outputs, numbers, weights = [], [], [], []
     for some in _looks(call):
-        places.append(some.edges[some.exists])
-        parts.append(some.weights.squeeze(-2).movedim(-1, 1)[some.exists])
-    whole = call.query.new_zeros(len(edges.numbers), *call.query.shape[:-2])
-    if places:
-        whole = whole.index_copy(0, torch.cat(places), torch.cat(parts))
-    return whole.movedim(0, -1).to(dtype)
+        kept = some.weights if call.normalizer.through else some.weights.detach() + 0 * some.weights
+        if call.dropout:
+            uniform = torch.rand_like(kept, dtype=kept.dtype)
+            kept = kept * ((uniform >= call.dropout) / (1 - call.dropout)).to(kept.dtype)
+        rows.append(some.alike.rows)
+        outputs.append((kept @ value[..., some.keys, :].movedim(-3, 0)).squeeze(-2))
+        exists = some.alike.exists
+        numbers.append(some.alike.edges[exists])
+        weights.append(some.weights.squeeze(-2).movedim(-1, 1)[exists].unsqueeze(-1))
+    output = in_place(rows, outputs, value.new_zeros(grid.query_len, *leading, value.shape[-1]))
+    whole = in_place(numbers, weights, value.new_zeros(len(_edges(call).numbers), *leading, 1))
+    return output, whole.squeeze(-1)
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """Some queries with about as many edges, and their weights.
+    """The weights of some queries. *Shape:* keys `(rows, most)`, weights `(rows, ..., heads, 1, most)`."""
 
-    *Shape:* rows `(rows,)`; edges, keys and exists `(rows, most)`; weights `(rows, ..., heads, 1, most)`.
-    """
-
-    rows: Tensor
-    edges: Tensor
+    alike: Alike
     keys: Tensor
-    exists: Tensor
     weights: Tensor
 
 
@@ -109,21 +166,18 @@ def _looks(call: AttentionCall) -> Iterator[_Look]:
     assert mask is not None
     query, key = call.score.prepare(call.query, call.key)
     key = for_each_head(key, query)
-    leading, every_key = query.shape[:-2], edges.key.to(grid.device)
-    for rows, numbers, exists in _alike(edges, grid.query_len, grid.device):
-        keys = every_key[numbers]
+    leading, lists = query.shape[:-2], edges.lists(grid, also_by_key=False)
+    for some in alike(lists.starts):
+        rows, keys = some.rows, lists.keys[some.edges].long()
         # Each query becomes a call of its own, with one query and its own keys: the first axis counts them.
-        scores = call.score.compare(
-            query[..., rows, :].movedim(-2, 0).unsqueeze(-2), key[..., keys, :].movedim(-3, 0)
-        )
+        scores = call.score.compare(query[..., rows, :].movedim(-2, 0).unsqueeze(-2), key[..., keys, :].movedim(-3, 0))
         if call.bias is not None:
             bias = call.bias.at(rows[:, None], keys, grid).to(scores.dtype)
             scores = scores + bias.expand(*leading, *keys.shape).movedim(-2, 0).unsqueeze(-2)
-        shown = exists if mask is edges else exists & mask.at(rows[:, None], keys, grid)
+        shown = some.exists if mask is edges else some.exists & mask.at(rows[:, None], keys, grid)
         shown = shown.expand(*leading, *keys.shape).movedim(-2, 0).unsqueeze(-2)
         block = Block.of(rows, slice(0, keys.shape[-1]), grid)
-        weights = call.normalizer.weights(scores.masked_fill(~shown, -torch.inf), block)
-        yield _Look(rows, numbers, keys, exists, weights)
+        yield _Look(some, keys, call.normalizer.weights(scores.masked_fill(~shown, -torch.inf), block))
 
 
 def _edges(call: AttentionCall) -> Edges:
@@ -141,30 +195,3 @@ def _edges_of(mask: Mask) -> Edges | None:
         return None
     first = _edges_of(mask.first)
     return _edges_of(mask.second) if first is None else first
-
-
-def _alike(edges: Edges, query_len: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Queries with about as many edges: their places, the numbers of their edges, and which of these exist.
-
-    *Shape:* `(rows,)`, `(rows, most)`, boolean `(rows, most)`.
-    """
-    degree = torch.bincount(edges.query.to(device), minlength=query_len)
-    first = degree.cumsum(0) - degree
-    most = 1
-    while most < 2 * int(degree.amax() if len(degree) else 0):
-        rows = ((degree > most // 2) & (degree <= most)).nonzero().squeeze(-1)
-        if len(rows):
-            nth = torch.arange(most, device=device)
-            exists = nth < degree[rows, None]
-            yield rows, first[rows, None] + torch.where(exists, nth, 0), exists
-        most *= 2
-
-
-def _in_place(places: list[Tensor], parts: list[Tensor], whole: Tensor) -> Tensor:
-    """The rows of `parts` at their places in `whole`, whose first axis goes where the queries stand.
-
-    *Shape:* parts `(rows, ..., heads, size)`, whole `(query_len, ..., heads, size)` -> `(..., heads, query_len, size)`.
-    """
-    if places:
-        whole = whole.index_copy(0, torch.cat(places), torch.cat(parts))
-    return whole.movedim(0, -2)

@@ -23,12 +23,13 @@ from regard.attention.scores.score import for_each_head
 LARGEST_PICTURE = 2**22
 """The most elements of a mask or bias that are written out at once; those given as tensors may have any size."""
 
+SCORES = frozenset(("product", "distance", "additive"))
 SPARSE = frozenset(("entmax", "top", "hardmax"))
 
 
 def unsupported(call: AttentionCall) -> list[str]:
     reasons = []
-    if call.score.kernel is None:
+    if call.score.kernel not in SCORES:
         reasons.append(f"there is no kernel for the score {call.score.spelling!r}")
     kernel = call.normalizer.kernel
     if kernel is None or kernel[0] not in SPARSE:
@@ -99,7 +100,16 @@ def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
             )
         placed = settings._replace(first=rows.start) if call.dropout else settings
         return operators.attention(
-            query[..., rows, :], key, value, net, ranges, shown, bias, placed, call.return_weights
+            query[..., rows, :],
+            key,
+            value,
+            net,
+            ranges,
+            shown,
+            bias,
+            placed,
+            call.return_weights,
+            call.needs_gradient,
         )
 
     outputs, weights = [], []
@@ -126,9 +136,10 @@ def prepared(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor, Tensor | None
     """
     query, key = call.score.prepare(call.query, call.key)
     factor = call.score.factor(key.shape[-1])
-    if call.score.kernel == "product":
+    score = (call.score.kernel or "").removeprefix("leaky_")
+    if score == "product":
         query = query if factor == 1.0 else query * factor
-    elif call.score.kernel == "distance":
+    elif score == "distance":
         query, key = query * factor**0.5, key * factor**0.5
     value = for_each_head(call.value, key) if key.shape[:-2] != call.value.shape[:-2] else call.value
     net = call.score.net(key.shape[-1], query)

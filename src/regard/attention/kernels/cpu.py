@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -84,8 +85,8 @@ class Layout:
 
 def _largest(*tensors: Tensor) -> float:
     """The largest magnitude; not a number where one is none."""
-    found = [t.new_zeros(()) if not t.numel() else torch.linalg.vector_norm(t, torch.inf) for t in tensors]
-    return float(torch.stack(found).amax())
+    found = [float(torch.linalg.vector_norm(t, torch.inf)) if t.numel() else 0.0 for t in tensors]
+    return max(found) if all(one == one for one in found) else math.nan
 
 
 def additive_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
@@ -185,6 +186,7 @@ def attention(
     bias: Tensor | None,
     settings: Settings,
     want_weights: bool,
+    keep: bool,
     share: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Output, weights, and what is kept of the support: no statistic; how many keys of each query, -1 where its
@@ -197,7 +199,7 @@ def attention(
     height, stride = rows(query_len, key_len, item), _stride(layout)
     blocks = -(-query_len // height)
     if share is None:
-        share = kept_keys(settings.normalizer, settings.parameter, key_len)
+        share = kept_keys(settings.normalizer, settings.parameter, key_len) if keep else 0
     output = query.new_empty(batch, heads, query_len, value_size)
     weights = query.new_zeros((batch, heads, query_len, key_len) if want_weights else 0)
     counts = torch.empty(batch, heads, query_len, dtype=torch.int32)
@@ -258,7 +260,7 @@ def attention_backward(
         before = (n * query.shape[1] + h) * settings.whole
         placed = settings._replace(first=before + settings.first + some.start)
         seen, shown, added = (_one_head(picture, n, h, some) for picture in (ranges, mask, bias))
-        again = attention(own, keys, values, net, seen, shown, added, placed, False, key.shape[-2])
+        again = attention(own, keys, values, net, seen, shown, added, placed, False, True, key.shape[-2])
         part = _from_support(
             grad_output[n, h, some][None, None],
             None if grad_weights is None else grad_weights[n, h, some][None, None],

@@ -43,7 +43,9 @@ LISTED = 4
 def listed(write: Callable[..., None]) -> Any:
     """An intrinsic of eight whole numbers and a number, whose instructions the decorated function writes."""
 
-    def typed(context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, number: Any) -> Any:
+    def typed(
+        context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, number: Any
+    ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
             emit = Emit(builder, number)
             write(emit, *arguments[:-1], emit.splat(arguments[-1]))
@@ -57,7 +59,9 @@ def listed(write: Callable[..., None]) -> Any:
 
 def _folded(e: Emit, one: Value, two: Value) -> Value:
     """The sums of neighbouring lanes: those of `one`, then those of `two`."""
-    order = [ir.Constant(ir.VectorType(I32, e.lanes), [2 * i + odd for i in range(e.lanes)]) for odd in (0, 1)]
+    order = [
+        ir.Constant(ir.VectorType(I32, e.lanes), [2 * i + odd for i in range(e.lanes)]) for odd in (0, 1)
+    ]
     return e.b.fadd(*(e.b.shuffle_vector(one, two, places) for places in order))
 
 
@@ -94,7 +98,9 @@ def _compared(step: Step, weighted: bool) -> Callable[..., None]:
             def body(d: Value, sums: Sequence[Value], mask: Value | None) -> list[Value]:
                 load = e.load if mask is None else lambda a, i: e.load_some(a, i, mask)
                 mine, w = load(row, d), load(weight, d) if weighted else None
-                return [step(e, mine, load(one, d), w, bend, total) for one, total in zip(ones, sums, strict=True)]
+                return [
+                    step(e, mine, load(one, d), w, bend, total) for one, total in zip(ones, sums, strict=True)
+                ]
 
             sums = e.over(size, body, [e.const(0.0)] * group)
             e.store(_totals(e, sums), out, n)
@@ -374,11 +380,15 @@ def _through(share: Callable[[Emit, Value, Value], Value]) -> Any:
 
 
 def one(e: Emit, weight: Value, power: Value) -> Value:
-    return e.const(1.0)
+    return e.fma(weight, e.const(0.0), e.const(1.0))  # no number where the weight is none
 
 
 def root(e: Emit, weight: Value, power: Value) -> Value:
     return e.call(f"llvm.sqrt.{e.suffix}", weight)
+
+
+def raised(e: Emit, weight: Value, power: Value) -> Value:
+    return e.b.select(e.b.fcmp_unordered("uno", weight, weight), weight, _power(e, weight, power))
 
 
 def itself(e: Emit, weight: Value, power: Value) -> Value:
@@ -389,7 +399,7 @@ through_one = _through(one)
 """slopes = s (slopes - sum s slopes / sum s) with s = 1: sparsemax."""
 through_root = _through(root)
 """s = sqrt(weights): entmax with alpha = 1.5."""
-through_power = _through(_power)
+through_power = _through(raised)
 """s = weights^power."""
 through_itself = _through(itself)
 """s = weights: softmax."""

@@ -350,8 +350,8 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                 scores += one * item
                 largest = best(scores, two - one, maxima, zero)
             if largest != -np.inf:
-                if not largest < np.inf:
-                    # Whatever is no number, or infinite, makes the whole row so.
+                if not (largest < np.inf or (normalizer == HARDMAX and largest == np.inf)):
+                    # Whatever is no number, or infinite but for the best of all, makes the whole row so.
                     found = two - one
                     for k in range(found):
                         put(more, k, np.nan, zero)

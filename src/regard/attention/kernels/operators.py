@@ -25,7 +25,7 @@ _LIBRARY.define(
 )
 _LIBRARY.define(
     "attention(Tensor query, Tensor key, Tensor value, Tensor? weight, Tensor? ranges, Tensor? mask, Tensor? bias, "
-    f"{_SETTINGS}, bool want_weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    f"{_SETTINGS}, bool want_weights, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _LIBRARY.define(
     "attention_backward(Tensor grad_output, Tensor? grad_weights, Tensor query, Tensor key, Tensor value, "
@@ -56,17 +56,20 @@ def attention(
     bias: Tensor | None,
     settings: Settings,
     want_weights: bool = False,
+    keep: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Output and weights of attention by one kernel, which keeps no more of a query than its support.
 
     `weight` is that of an additive score. `ranges` are the keys that each query sees, where those lie one after the
-    other: from low to high (excluded). `mask` is True where it may look.
+    other: from low to high (excluded). `mask` is True where it may look. Without `keep` there is no backward pass.
 
     *Shape:* query `(batch, heads, query_len, size)`, key `(batch, key_heads, key_len, size)`, value `(batch, key_heads,
     key_len, value_size)`, weight `(heads or 1, size)`, ranges int32 `(batch or 1, heads or 1, query_len, 2)`; mask and
     bias broadcastable to the weights, `(batch, heads, query_len, key_len)`, which are empty unless wanted.
     """
-    found = torch.ops.regard.attention(query, key, value, weight, ranges, mask, bias, *settings, want_weights)
+    found = torch.ops.regard.attention(
+        query, key, value, weight, ranges, mask, bias, *settings, want_weights, keep
+    )
     return found[0], found[1]
 
 
@@ -81,22 +84,32 @@ def _kernels(device: str) -> Any:
     return cpu
 
 
-def _run(name: str, device: str) -> Any:
-    """The kernel of an operator; settings, which an operator takes one by one, are put together before its last
-    argument."""
-    fields = len(Settings._fields)
-
-    def run(*arguments: Any) -> Any:
-        if name.startswith("attention"):
-            arguments = (*arguments[: -fields - 1], Settings(*arguments[-fields - 1 : -1]), arguments[-1])
-        return getattr(_kernels(device), name)(*arguments)
-
-    return run
+def _additive_scores(query: Tensor, key: Tensor, weight: Tensor) -> Any:
+    return _kernels(query.device.type).additive_scores(query, key, weight)
 
 
-for _name in ("additive_scores", "additive_scores_backward", "attention", "attention_backward"):
-    for _device in ("cpu", "cuda"):
-        _LIBRARY.impl(_name, _run(_name, _device), _device.upper())
+def _additive_scores_backward(grad: Tensor, query: Tensor, key: Tensor, weight: Tensor) -> Any:
+    return _kernels(query.device.type).additive_scores_backward(grad, query, key, weight)
+
+
+def _attention(*arguments: Any) -> Any:
+    tensors, settings, (want_weights, keep) = arguments[:7], Settings(*arguments[7:14]), arguments[14:]
+    return _kernels(tensors[0].device.type).attention(*tensors, settings, want_weights, keep)
+
+
+def _attention_backward(*arguments: Any) -> Any:
+    tensors, settings, (want_bias,) = arguments[:14], Settings(*arguments[14:21]), arguments[21:]
+    return _kernels(tensors[0].device.type).attention_backward(*tensors, settings, want_bias)
+
+
+for _name, _run in (
+    ("additive_scores", _additive_scores),
+    ("additive_scores_backward", _additive_scores_backward),
+    ("attention", _attention),
+    ("attention_backward", _attention_backward),
+):
+    for _device in ("CPU", "CUDA"):
+        _LIBRARY.impl(_name, _run, _device)
 
 
 # Shapes, for compilers
@@ -113,10 +126,10 @@ def _scores_gradient_shapes(
 
 
 def _attention_shapes(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    settings, want_weights = Settings(*rest[-8:-1]), rest[-1]
+    settings, (want_weights, keep) = Settings(*rest[4:11]), rest[11:]
     rows, key_len = query.shape[:-1], key.shape[-2]
     on_gpu = query.device.type == "cuda"
-    share = 0 if on_gpu else kept_keys(settings.normalizer, settings.parameter, key_len)
+    share = 0 if on_gpu or not keep else kept_keys(settings.normalizer, settings.parameter, key_len)
     return (
         query.new_empty(*rows, value.shape[-1]),
         query.new_empty(*rows, key_len) if want_weights else query.new_empty(0),
@@ -209,7 +222,7 @@ def _attention_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         None,
         None,
         grad_bias if ctx.want_bias else None,
-        *[None] * 8,
+        *[None] * 9,
     )
 
 

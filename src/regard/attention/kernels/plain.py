@@ -19,11 +19,13 @@ from regard.attention.normalizers import (
     Sparsemax,
     TopK,
 )
+from regard.attention.scores.additive import ACTIVATIONS
 from regard.attention.scores.score import for_each_head
 
 __all__ = [
     "additive_scores",
     "attention",
+    "drawn",
     "gradients",
     "hide",
     "normalizer_of",
@@ -33,17 +35,17 @@ __all__ = [
 ]
 
 
-def additive_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
-    """`weight . tanh(query + key)`. *Shape:* as in `operators`."""
-    energy = torch.tanh(query.unsqueeze(-2) + for_each_head(key, query).unsqueeze(-3))
+def additive_scores(query: Tensor, key: Tensor, weight: Tensor, activation: str = "tanh") -> Tensor:
+    """`weight . tanh(query + key)`, or another activation. *Shape:* as in `operators`."""
+    energy = ACTIVATIONS[activation](query.unsqueeze(-2) + for_each_head(key, query).unsqueeze(-3))
     return (energy @ weight[:, None, :, None]).squeeze(-1)
 
 
 def scores_of(query: Tensor, key: Tensor, weight: Tensor | None, score: str) -> Tensor:
     """The scores by name. *Shape:* as in `operators`."""
-    if score == "additive":
+    if score.startswith("additive"):
         assert weight is not None
-        return additive_scores(query, key, weight)
+        return additive_scores(query, key, weight, score.partition("_")[2] or "tanh")
     key = for_each_head(key, query)
     if score == "distance":
         return -(query.unsqueeze(-2) - key.unsqueeze(-3)).square().sum(-1)
@@ -79,6 +81,15 @@ def shares(settings: Settings, query: Tensor, key_len: int) -> Tensor:
 
     *Shape:* query `(batch, heads, query_len, size)` -> float64 `(batch, heads, query_len, key_len)`.
     """
+    batch, heads, query_len, _ = query.shape
+    head = torch.arange(batch * heads, device=query.device).view(batch, heads, 1)
+    rows = head * settings.whole + settings.first + torch.arange(query_len, device=query.device)
+    keys = torch.arange(key_len, device=query.device)
+    return drawn(settings.seed, settings.dropout, rows[..., None], keys)
+
+
+def drawn(seed: int, dropout: float, rows: Tensor, keys: Tensor) -> Tensor:
+    """The same by the numbers of queries among those of all heads, and by keys; these are broadcast to each other."""
 
     def signed(number: int) -> int:
         return number - 2**64 if number >= 2**63 else number
@@ -86,15 +97,11 @@ def shares(settings: Settings, query: Tensor, key_len: int) -> Tensor:
     def shifted(x: Tensor, places: int) -> Tensor:
         return (x >> places) & (2 ** (64 - places) - 1)
 
-    batch, heads, query_len, _ = query.shape
-    head = torch.arange(batch * heads, device=query.device).view(batch, heads, 1)
-    rows = head * settings.whole + settings.first + torch.arange(query_len, device=query.device)
-    keys = torch.arange(key_len, device=query.device)
-    x = settings.seed + rows[..., None] * signed(0x9E3779B97F4A7C15) + keys * signed(0xD1B54A32D192ED03)
+    x = seed + rows * signed(0x9E3779B97F4A7C15) + keys * signed(0xD1B54A32D192ED03)
     x = (x ^ shifted(x, 30)) * signed(0xBF58476D1CE4E5B9)
     x = (x ^ shifted(x, 27)) * signed(0x94D049BB133111EB)
-    drawn = shifted(x ^ shifted(x, 31), 11).double() / 2**53
-    return (drawn >= settings.dropout).double() / (1 - settings.dropout)
+    number = shifted(x ^ shifted(x, 31), 11).double() / 2**53
+    return (number >= dropout).double() / (1 - dropout)
 
 
 def attention(

@@ -2,7 +2,7 @@
 
 The pieces: `triton_operands` (tensors and strides), `triton_tiles` (rows, products, dropout), `triton_scores` and
 `triton_additive` (scores of a tile), `triton_normalizers` (weights of a tile), `triton_dense` and `triton_sparse` (the
-forward passes), `triton_backward`. This file allocates, chooses sizes and launches.
+forward passes), `triton_weights`, `triton_backward`. This file allocates, chooses sizes and launches.
 
 Importing it imports Triton. With `TRITON_INTERPRET=1` in the environment before that, tensors may be on the CPU: slow,
 for tests. Unmeasured: nothing here has run on a GPU yet; the kernels compile for A100 and H100.
@@ -22,7 +22,6 @@ from regard.attention.kernels.triton_backward import (
     key_gradient_listed,
     query_gradient,
     query_gradient_listed,
-    weights_kernel,
 )
 from regard.attention.kernels.triton_dense import dense_forward
 from regard.attention.kernels.triton_normalizers import form_of
@@ -36,6 +35,7 @@ from regard.attention.kernels.triton_operands import (
 )
 from regard.attention.kernels.triton_sparse import sparse_forward
 from regard.attention.kernels.triton_tiles import INTERPRETED
+from regard.attention.kernels.triton_weights import weights_kernel
 
 __all__ = ["SCORES", "attention", "attention_backward", "blocks_of", "results_of", "unsupported"]
 
@@ -141,16 +141,17 @@ def attention(
         operands = operands_of(query, key, value, weight, ranges, mask, bias, score)
         constants = _constants(query, value, score, form)
         heads = shape[0] * shape[1]
+        tiled = mask is not None or bias is not None
         if kept.ndim == 1:
             dense_forward[lambda meta: (heads * triton.cdiv(shape[2], meta["BLOCK_M"]),)](
                 operands, output, statistic, _parts(parameter), _parts(dropout), seed,
-                DROP=dropout > 0, VALUE_SIZE=value.shape[-1], **constants,
+                DROP=dropout > 0, TILED=tiled, VALUE_SIZE=value.shape[-1], **constants,
             )  # fmt: skip
         else:
             sparse_forward[(heads * kept.shape[2],)](
                 operands, output, statistic, index, torch.empty_like(kept, dtype=torch.int32), kept,
                 _parts(parameter), _parts(dropout), seed,
-                DROP=dropout > 0, VALUE_SIZE=value.shape[-1], EDGE=_has_edges(operands, columns),
+                DROP=dropout > 0, TILED=tiled, VALUE_SIZE=value.shape[-1], EDGE=_has_edges(operands, columns),
                 BLOCK_M=rows, BLOCK_N=columns, **constants,
             )  # fmt: skip
         if want_weights:
@@ -212,7 +213,8 @@ def attention_backward(
     if min(*shape, key_len) > 0:
         operands = operands_of(query, key, value, weight, ranges, mask, bias, score)
         constants = {
-            **_constants(query, value, score, form), "DROP": dropout > 0, "VALUE_SIZE": value_size, "BIAS": way
+            **_constants(query, value, score, form), "DROP": dropout > 0, "VALUE_SIZE": value_size, "BIAS": way,
+            "TILED": mask is not None or bias is not None,
         }  # fmt: skip
         grad_output = grad_output.contiguous()
         grad_weights = None if grad_weights is None else grad_weights.contiguous()

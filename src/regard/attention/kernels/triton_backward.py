@@ -35,7 +35,7 @@ from regard.attention.kernels.triton_tiles import (
     tuned,
 )
 
-__all__ = ["key_gradient", "key_gradient_listed", "query_gradient", "query_gradient_listed", "weights_kernel"]
+__all__ = ["key_gradient", "key_gradient_listed", "query_gradient", "query_gradient_listed"]
 
 SIZES = [
     {"BLOCK_M": 64, "BLOCK_N": 128, "num_warps": 8, "num_stages": 2},
@@ -47,7 +47,7 @@ SIZES = [
     {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2},
     {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 8, "num_stages": 1},
 ]
-KEY = ["SCORE", "FORM", "BLOCK_D", "BLOCK_V", "COMPUTE", "HALF", "DROP"]
+KEY = ["SCORE", "FORM", "BLOCK_D", "BLOCK_V", "COMPUTE", "HALF", "DROP", "TILED"]
 
 
 @triton.jit
@@ -188,12 +188,13 @@ def _query_pass(
     return gradient, row_sums, mean, share
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
 def _query_gradient(
     operands, lists, counts, output, grad_output, grad_weights, statistic, last_places,
     delta, grad_query, grads_of, totals_of, grad_bias, parameter, dropout, seed,
     SCORE: tl.constexpr, FORM: tl.constexpr, SIZE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_SIZE: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, COMPUTE: tl.constexpr, HALF: tl.constexpr, DROP: tl.constexpr,
+    TILED: tl.constexpr,
     BIAS: tl.constexpr, MEAN: tl.constexpr, EDGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a tile of queries, each query's delta, and what `BIAS` says of the bias."""
@@ -307,12 +308,13 @@ def _key_step(
     return gradient, of_value, column_sums, bias_sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
 def _key_gradient(
     operands, lists, counts, bounds, bounds_strides, grad_output, grad_weights, statistic, last_places,
     delta, grad_key, grad_value, grads_of, grad_bias, parameter, dropout, seed,
     SCORE: tl.constexpr, FORM: tl.constexpr, SIZE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_SIZE: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, COMPUTE: tl.constexpr, HALF: tl.constexpr, DROP: tl.constexpr,
+    TILED: tl.constexpr,
     BIAS: tl.constexpr, EDGE: tl.constexpr, GRAIN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a tile of keys and values, from all query heads that read them."""
@@ -421,44 +423,3 @@ query_gradient = tuned(SIZES, KEY, fits)(_query_gradient)
 key_gradient = tuned(SIZES, KEY, fits)(_key_gradient)
 query_gradient_listed = tuned(SPARSE_SIZES, KEY)(_query_gradient)
 key_gradient_listed = tuned(SPARSE_SIZES, KEY)(_key_gradient)
-
-
-@triton.jit
-def weights_kernel(
-    operands, output, statistic, last_places, parameter,
-    SCORE: tl.constexpr, FORM: tl.constexpr, SIZE: tl.constexpr, CHANNELS: tl.constexpr,
-    BLOCK_D: tl.constexpr, COMPUTE: tl.constexpr, HALF: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """The weights of a tile of queries and a block of keys, from what the forward pass found out about the rows."""
-    down = tl.cdiv(operands.query_len, BLOCK_M)
-    across = tl.cdiv(operands.key_len, BLOCK_N)
-    place = tl.program_id(0) // (down * across)
-    row = tl.program_id(0) // across % down * BLOCK_M
-    column = tl.program_id(0) % across * BLOCK_N
-    head = head_of(operands, place // operands.heads, place % operands.heads, SIZE, CHANNELS)
-    parameter = parameter_of(parameter, COMPUTE)
-    span = span_of(head, row, BLOCK_M, BLOCK_N)
-    start = place.to(tl.int64) * head.query_len
-    rows = row + tl.arange(0, BLOCK_M)
-    columns = column + tl.arange(0, BLOCK_N)
-    STEP: tl.constexpr = 3 if FORM == "top" else 2
-    statistic += start * STEP
-    first = load_vector(statistic, row, head.query_len, 0.0, BLOCK_M, STEP)
-    second = load_vector(statistic + 1, row, head.query_len, 0.0, BLOCK_M, STEP)
-    third = second
-    if FORM == "top":
-        third = load_vector(statistic + 2, row, head.query_len, 0.0, BLOCK_M, STEP)
-    last_place = tl.zeros((BLOCK_M,), tl.int32)
-    if last_places is not None:
-        last_place = load_vector(last_places + start, row, head.query_len, -1, BLOCK_M, 1)
-    query = load_rows(head.query, head.query_stride, row, head.query_len, SIZE, BLOCK_D, BLOCK_M, True)
-    key = load_rows(head.key, head.key_stride, column, head.key_len, SIZE, BLOCK_D, BLOCK_N, True)
-    scores = scores_of(
-        head, query, key, row, column, span.low, span.high,
-        SCORE, SIZE, CHANNELS, COMPUTE, BLOCK_M, BLOCK_N, True,
-    )  # fmt: skip
-    weights, _ = weights_and_slopes(
-        scores, first, second, third, last_place, column, parameter, FORM, HALF, BLOCK_N
-    )
-    pointers = output + ((start + rows) * head.key_len)[:, None] + columns[None, :]
-    tl.store(pointers, weights, mask=(rows < head.query_len)[:, None] & (columns < head.key_len)[None, :])

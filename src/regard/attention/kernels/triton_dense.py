@@ -48,11 +48,12 @@ SIZES = [
 
 def fits(arguments: dict[str, Any], threads: int, stages: int) -> bool:
     """Whether tiles of these sizes are worth a try: they fit into shared memory, and what a thread holds of them into
-    registers. Tensor cores of 16-bit types leave registers free; all else is computed in them."""
+    registers. Tensor cores of 16-bit types leave registers free, all else is computed in them, and a mask or bias is
+    read into them (`TILED`)."""
     item = 2 if arguments["HALF"] else 8 if arguments["COMPUTE"] == tl.float64 else 4
     width = arguments["BLOCK_D"] + arguments["BLOCK_V"]
     held = (arguments["BLOCK_M"] + stages * arguments["BLOCK_N"]) * width
-    own = arguments["BLOCK_M"] * arguments["BLOCK_N"] // threads
+    own = arguments["BLOCK_M"] * arguments["BLOCK_N"] // threads * (2 if arguments["TILED"] else 1)
     if item == 2 and arguments["SCORE"] == "product":
         return held * item <= SHARED_BYTES and 16 <= own <= 64
     return held * item <= SHARED_BYTES and 4 <= own <= (16 if item < 8 and width <= 128 else 8)
@@ -103,12 +104,13 @@ def _sweep(
     return best, total, sums
 
 
-@tuned(SIZES, ["SCORE", "FORM", "BLOCK_D", "BLOCK_V", "COMPUTE", "HALF", "DROP"], fits)
-@triton.jit
+@tuned(SIZES, ["SCORE", "FORM", "BLOCK_D", "BLOCK_V", "COMPUTE", "HALF", "DROP", "TILED"], fits)
+@triton.jit(do_not_specialize=["seed"])
 def dense_forward(
     operands, output, statistic, parameter, dropout, seed,
     SCORE: tl.constexpr, FORM: tl.constexpr, SIZE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_SIZE: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, COMPUTE: tl.constexpr, HALF: tl.constexpr, DROP: tl.constexpr,
+    TILED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """The output of a tile of queries, and of softmax the best score and the binary logarithm of the sum."""

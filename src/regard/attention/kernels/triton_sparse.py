@@ -253,12 +253,13 @@ def _top_threshold(
     return low, last_place, count
 
 
-@tuned(SPARSE_SIZES, ["SCORE", "FORM", "BLOCK_D", "BLOCK_V", "COMPUTE", "HALF", "DROP"])
-@triton.jit
+@tuned(SPARSE_SIZES, ["SCORE", "FORM", "BLOCK_D", "BLOCK_V", "COMPUTE", "HALF", "DROP", "TILED"])
+@triton.jit(do_not_specialize=["seed"])
 def sparse_forward(
     operands, output, statistic, last_places, listed, kept, parameter, dropout, seed,
     SCORE: tl.constexpr, FORM: tl.constexpr, SIZE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_SIZE: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, COMPUTE: tl.constexpr, HALF: tl.constexpr, DROP: tl.constexpr,
+    TILED: tl.constexpr,
     EDGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Output, statistic, last kept place and kept blocks of a tile of queries; `listed` is room to work in."""

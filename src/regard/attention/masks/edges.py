@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from regard.attention.grid import Grid
 from regard.attention.masks.mask import Mask
 from regard.attention.numbers import check_whole_tensor, readable
 
-__all__ = ["Edges", "edges"]
+__all__ = ["Edges", "Lists", "by_key", "edges"]
 
 STRIDE = 2**31
 """The number of an edge is its query times this, plus its key."""
+
+
+class Lists(NamedTuple):
+    """Edges listed by query and, where that is wanted, also by key.
+
+    *Shape:* `starts`, int64, where the list of each query begins and that of the last ends, `(query_len + 1,)`; `keys`,
+    int32, of all edges, `(edges,)`; `turns` `(key_len + 1,)` and `queries` `(edges,)` likewise by key; `order`, int32,
+    the places of those among the edges listed by query, `(edges,)`.
+    """
+
+    starts: Tensor
+    keys: Tensor
+    turns: Tensor | None = None
+    queries: Tensor | None = None
+    order: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +58,23 @@ class Edges(Mask):
         """
         source, target = index.to(self.numbers.device, torch.int64)
         return torch.searchsorted(self.numbers, target * STRIDE + source)
+
+    def lists(self, grid: Grid, *, also_by_key: bool) -> Lists:
+        """The edges as lists, which are kept for the next call. *Shape:* as in `Lists`."""
+        starts, keys = (t.to(grid.device) for t in self._by_query)
+        whole = _longer(starts, grid.query_len)
+        if not also_by_key:
+            return Lists(whole, keys)
+        turns, queries, order = (t.to(grid.device) for t in self._by_key)
+        return Lists(whole, keys, _longer(turns, grid.key_len), queries, order)
+
+    @cached_property
+    def _by_query(self) -> tuple[Tensor, Tensor]:
+        return _starts(self.numbers >> 31, self._lengths[0]), (self.numbers & (STRIDE - 1)).to(torch.int32)
+
+    @cached_property
+    def _by_key(self) -> tuple[Tensor, Tensor, Tensor]:
+        return by_key(*self._by_query, self._lengths[1])
 
     def natural(self) -> tuple[int, int] | None:
         return self._lengths
@@ -69,6 +103,26 @@ class Edges(Mask):
             return torch.zeros_like(wanted, dtype=torch.bool)
         found = torch.searchsorted(numbers, wanted).clamp(max=len(numbers) - 1)
         return numbers[found] == wanted
+
+
+def by_key(starts: Tensor, keys: Tensor, key_len: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`turns`, `queries` and `order` of `Lists` from its `starts` and `keys`."""
+    order = torch.argsort(keys, stable=True)
+    queries = torch.arange(len(starts) - 1, dtype=torch.int32, device=keys.device).repeat_interleave(
+        starts.diff()
+    )
+    return _starts(keys, key_len), queries[order], order.to(torch.int32)
+
+
+def _starts(places: Tensor, length: int) -> Tensor:
+    """Where each place's numbers would begin, were the places in order. *Shape:* `(edges,)` -> `(length + 1,)`."""
+    return pad(torch.bincount(places, minlength=length).cumsum(0), (1, 0))
+
+
+def _longer(starts: Tensor, length: int) -> Tensor:
+    """The same with empty lists behind, up to `length`."""
+    more = length + 1 - len(starts)
+    return torch.cat([starts, starts[-1:].expand(more)]) if more else starts
 
 
 def edges(index: Tensor) -> Edges:

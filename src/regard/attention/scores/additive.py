@@ -59,7 +59,7 @@ class Additive(Score):
 
     @property
     def kernel(self) -> str | None:
-        return "additive" if self.activation == "tanh" else None
+        return _kernel(self.activation)
 
     def net(self, size: int, like: Tensor) -> Tensor | None:
         return _net(self.weight, size, like)
@@ -122,7 +122,7 @@ class Concat(Score):
 
     @property
     def kernel(self) -> str | None:
-        return "additive" if self.activation == "tanh" else None
+        return _kernel(self.activation)
 
     def net(self, size: int, like: Tensor) -> Tensor | None:
         return _net(self.vector, size, like)
@@ -277,6 +277,10 @@ class LocationSensitive(Score):
 
     def compare(self, query: Tensor, key: Tensor) -> Tensor:
         return _network(query, key, self.weight, "tanh")
+
+
+def _kernel(activation: str) -> str:
+    return "additive" if activation == "tanh" else f"additive_{activation}"
 
 
 def _check_activation(activation: str, score: str) -> None:

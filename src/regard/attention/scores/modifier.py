@@ -41,6 +41,10 @@ class Modifier(Score):
     def kernel(self) -> str | None:
         return self.score.kernel if type(self).compare is Modifier.compare else None
 
+    @property
+    def leak(self) -> float:
+        return self.score.leak
+
     def net(self, size: int, like: Tensor) -> Tensor | None:
         return self.score.net(size, like)
 

@@ -84,6 +84,15 @@ class LeakyReLU(Modifier):
         super().__post_init__()
         check_number("the slope of leaky", self.slope)
 
+    @property
+    def kernel(self) -> str | None:
+        inner = self.score.kernel
+        return None if inner is None else f"leaky_{inner.removeprefix('leaky_')}"
+
+    @property
+    def leak(self) -> float:
+        return float(self.slope) * self.score.leak
+
     def width(self, size: int) -> int:
         return max(self.score.width(size), 2)
 

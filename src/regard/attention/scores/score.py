@@ -31,9 +31,13 @@ class Score(Part):
 
     @property
     def kernel(self) -> str | None:
-        """The name of the fused kernel that compares prepared queries and keys: `product` for the product times
-        `factor`, `distance` for the negative squared distance times `factor`, `additive` for `net` times the
-        hyperbolic tangent of their sum; None where there is none."""
+        """The name of the fused kernel that compares prepared queries and keys; None where there is none.
+
+        `product` is the product times `factor`, `distance` the negative squared distance times `factor`, `additive` is
+        `net` times the hyperbolic tangent of their sum, `additive_relu` and `additive_leaky_relu` with these activations.
+        `leaky_` before a name is that score, multiplied with `leak` where it is below zero. A backend names those that
+        it knows.
+        """
         return "product"
 
     @property
@@ -41,8 +45,13 @@ class Score(Part):
         """Whether the score is `factor * prepared_query . prepared_key`."""
         return self.kernel == "product"
 
+    @property
+    def leak(self) -> float:
+        """What scores below zero are multiplied with where the name of the kernel begins with `leaky_`."""
+        return 1.0
+
     def net(self, size: int, like: Tensor) -> Tensor | None:
-        """The weight of each channel of a score whose kernel is `additive`. *Shape:* `(heads or 1, size)`."""
+        """The weight of each channel of a score whose kernel is an additive one. *Shape:* `(heads or 1, size)`."""
         return None
 
     @property
