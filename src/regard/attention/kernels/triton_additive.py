@@ -9,7 +9,7 @@ up to more than `REACH` their products could overflow, and the tile takes expone
 slope of tanh is $4 r (1 - r) = 4 e^{2 (q + k)} r^2$. Sums over a tile go into columns in global memory that one
 program owns: no atomics, and the same sums every time.
 
-Unmeasured: everything on a GPU. By counting instructions a score costs about 4.5 per channel, a gradient about 8.
+Unmeasured: everything on a GPU. By its formula a score costs about 4.5 instructions per channel.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators

@@ -9,7 +9,7 @@ score, so that ties end the search, and one of them halves the bits between. The
 that are left, and notes in `kept` which blocks have weight: the backward pass reads no other.
 
 Beside inputs and outputs this needs five bytes for each block of queries and block of keys. Unmeasured: speed on any
-GPU, and how many passes real scores take there (random normal ones take 3 to 6).
+GPU, and how many passes real scores take.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
