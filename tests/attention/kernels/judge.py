@@ -6,6 +6,7 @@ precision, plus rounding. Half precisions are plain in float32, and rounded at t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,14 +43,21 @@ class Call:
     def leaves(self) -> dict[str, Tensor]:
         parts = [("query", self.query), ("key", self.key), ("value", self.value)]
         parts += [(f"score's {i}", t) for i, t in enumerate(tensors_of(self.score))]
+        parts += [(f"normaliser's {i}", t) for i, t in enumerate(tensors_of(self.normalizer))]
         return dict(parts if self.bias is None else [*parts, ("bias", self.bias)])
 
     def to(self, dtype: torch.dtype) -> Call:
         """The same call in another precision, ready to be differentiated."""
-        new = {name: t.detach().to(dtype).requires_grad_() for name, t in self.leaves.items()}
+        return self.with_leaves([t.detach().to(dtype).requires_grad_() for t in self.leaves.values()])
+
+    def with_leaves(self, leaves: Sequence[Tensor]) -> Call:
+        """The same call with other tensors, in the order of `leaves`."""
+        new = dict(zip(self.leaves, leaves, strict=True))
+        count = len(tensors_of(self.normalizer))
+        normalizer = with_tensors(self.normalizer, [new[f"normaliser's {i}"] for i in range(count)])
         own = [t for name, t in new.items() if name.startswith("score's")]
         tensors = {name: new[name] for name in ("query", "key", "value", "bias") if name in new}
-        return replace(self, score=with_tensors(self.score, own), **tensors)
+        return replace(self, score=with_tensors(self.score, own), normalizer=normalizer, **tensors)
 
     def attend(self, **settings: Any) -> Any:
         parts = {"score": self.score, "normalizer": self.normalizer, "mask": self.mask, "bias": self.bias}

@@ -25,8 +25,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 RUNS = INTERPRETED or torch.cuda.is_available()
 DEVICE = "cpu" if INTERPRETED else "cuda"
 if RUNS:
-    from regard.attention.kernels.triton_additive import additive_scores, additive_scores_backward
-    from regard.attention.kernels.triton_attention import (
+    from regard.attention.kernels.gpu.additive import additive_scores, additive_scores_backward
+    from regard.attention.kernels.gpu.attention import (
         attention,
         attention_backward,
         blocks_of,
@@ -487,3 +487,35 @@ if not RUNS:
         name for name in globals() if name.startswith("test_") and name != "test_in_the_interpreter"
     ]:
         del globals()[name]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("normalizer", ["entmax15", "top-3"])
+@pytest.mark.parametrize("score", ["scaled_dot", "distance", "additive"])
+def test_the_operators_reach_them(
+    score: str, normalizer: str, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`regard.attend` through the operators, with the kernels of a GPU behind them wherever this runs."""
+    import regard
+    from regard.attention.kernels import gpu, operators
+
+    monkeypatch.setattr(operators, "_kernels", lambda device: gpu)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value, net, bias = (
+        torch.randn(*shape, generator=generator).to(DEVICE).requires_grad_()
+        for shape in ((1, 4, 21, 16), (1, 2, 26, 16), (1, 2, 26, 16), (16,), (26,))
+    )
+    made = regard.scores.Additive(weight=net) if score == "additive" else score
+    mask = regard.masks.window(9, 3) & regard.masks.padding(torch.tensor([20])) if masked else None
+    leaves = [query, key, value, bias, *([net] if score == "additive" else [])]
+
+    def gradients(backend: str) -> list[Tensor]:
+        output, weights = regard.attend(
+            query, key, value, score=made, normalizer=normalizer, mask=mask, bias=bias, backend=backend,
+            return_weights=True,
+        )  # fmt: skip
+        loss = output.cos().sum() + weights.square().sum()
+        return [output, weights, *torch.autograd.grad(loss, leaves)]
+
+    for found, expected in zip(gradients("sparse"), gradients("blockwise"), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -25,6 +25,8 @@ LARGEST_PICTURE = 2**22
 
 SCORES = frozenset(("product", "distance", "additive"))
 SPARSE = frozenset(("entmax", "top", "hardmax"))
+NORMALIZERS = {"cpu": SPARSE, "cuda": SPARSE | {"softmax", "sigmoid"}}
+"""The normalisers of each device's kernel."""
 
 
 def unsupported(call: AttentionCall) -> list[str]:
@@ -32,7 +34,8 @@ def unsupported(call: AttentionCall) -> list[str]:
     if call.score.kernel not in SCORES:
         reasons.append(f"there is no kernel for the score {call.score.spelling!r}")
     kernel = call.normalizer.kernel
-    if kernel is None or kernel[0] not in SPARSE:
+    device = call.query.device.type
+    if kernel is None or kernel[0] not in NORMALIZERS.get(device, SPARSE):
         reasons.append(f"there is no kernel for the normalizer {call.normalizer.spelling!r}")
     elif kernel[0] == "entmax" and not 1.15 <= kernel[1] <= 2.0:
         reasons.append("the kernel of entmax wants an alpha from 1.15 to 2")
@@ -42,12 +45,27 @@ def unsupported(call: AttentionCall) -> list[str]:
         reasons.append("compiled kernels have no function transforms and no forward-mode derivative")
     if torch.compiler.is_compiling() and call.dropout:
         reasons.append("a compiler would draw the same dropout each time")
-    if reason := missing(call.query.device.type):
+    if reason := missing(device):
         reasons.append(reason)
+    if device == "cuda" and not reasons:
+        from regard.attention.kernels import gpu
+
+        sizes = call.key.shape[-1], call.value.shape[-1]
+        reasons += gpu.unsupported(settings_of(call), call.query.dtype, *sizes)
     return reasons
 
 
+def settings_of(call: AttentionCall) -> Settings:
+    """The score and normaliser of a supported call, as kernels know them."""
+    score, kernel = call.score.kernel, call.normalizer.kernel
+    assert score is not None
+    assert kernel is not None
+    return Settings(score, *kernel)
+
+
 def cost(call: AttentionCall) -> str:
+    if call.query.device.type == "cuda":
+        return "tiles in registers and shared memory, and which blocks have any weight"
     if not call.needs_gradient:
         return "a tile of scores for each thread"
     assert call.normalizer.kernel is not None
@@ -76,10 +94,7 @@ def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         call = blockwise.in_compute_dtype(call)
     query, key, value, net = prepared(call)
     grid = call.grid
-    score, kernel = call.score.kernel, call.normalizer.kernel
-    assert score is not None
-    assert kernel is not None
-    settings = Settings(score, *kernel)
+    settings = settings_of(call)
     if call.dropout:
         seed = int(torch.randint(2**62, ()))
         settings = settings._replace(dropout=call.dropout, seed=seed, whole=grid.query_len)

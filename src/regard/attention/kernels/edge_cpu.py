@@ -59,7 +59,7 @@ def attention(
     weights = query.new_empty(batch, heads, len(keys))
     score, numbers = _numbers(settings)
     room = _longest(starts) + MORE
-    scratch = query.new_empty(threads() * 6 * room)
+    scratch = query.new_empty(threads() * edges.ROOMS * room)
     together = _together(key, heads)
     in_threads(
         edges.forward(item),

@@ -20,6 +20,7 @@ from regard.attention.kernels.vectors import _chunks, _place, _power
 __all__ = [
     "additive_sums",
     "bent_sums",
+    "divide_row",
     "highest",
     "leak_row",
     "leak_slopes",
@@ -27,7 +28,6 @@ __all__ = [
     "listed_bent",
     "listed_distance",
     "listed_product",
-    "share_row",
     "sigmoid_row",
     "softmax_row",
     "through_itself",
@@ -43,21 +43,25 @@ LISTED = 4
 def listed(write: Callable[..., None]) -> Any:
     """An intrinsic of eight whole numbers and a number, whose instructions the decorated function writes."""
 
-    def typed(
-        context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, number: Any
-    ) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
-            emit = Emit(builder, number)
-            write(emit, *arguments[:-1], emit.splat(arguments[-1]))
-            return context.get_dummy_value()
-
-        return types.void(*[types.intp] * 8, number), codegen
+    def typed(context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, number: Any) -> Any:
+        return types.void(*[types.intp] * 8, number), written(write, number)
 
     typed.__name__ = write.__name__
     return intrinsic(typed)
 
 
-def _folded(e: Emit, one: Value, two: Value) -> Value:
+def written(write: Callable[..., None], number: Any) -> Callable[..., Value]:
+    """Code for a type of number by the function that writes its instructions, the last argument in all lanes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
+        emit = Emit(builder, number)
+        write(emit, *arguments[:-1], emit.splat(arguments[-1]))
+        return context.get_dummy_value()
+
+    return codegen
+
+
+def folded(e: Emit, one: Value, two: Value) -> Value:
     """The sums of neighbouring lanes: those of `one`, then those of `two`."""
     order = [
         ir.Constant(ir.VectorType(I32, e.lanes), [2 * i + odd for i in range(e.lanes)]) for odd in (0, 1)
@@ -69,10 +73,10 @@ def _totals(e: Emit, vectors: Sequence[Value]) -> Value:
     """The sum of each vector's numbers, in the first lanes."""
     parts, lanes = list(vectors), e.lanes
     while len(parts) > 1:
-        parts = [_folded(e, *parts[i : i + 2]) for i in range(0, len(parts), 2)]
+        parts = [folded(e, *parts[i : i + 2]) for i in range(0, len(parts), 2)]
         lanes //= 2
     while lanes > 1:
-        parts, lanes = [_folded(e, parts[0], parts[0])], lanes // 2
+        parts, lanes = [folded(e, parts[0], parts[0])], lanes // 2
     return parts[0]
 
 
@@ -111,20 +115,20 @@ def _compared(step: Step, weighted: bool) -> Callable[..., None]:
     return write
 
 
-def _product(e: Emit, row: Value, one: Value, weight: Value | None, bend: Value, total: Value) -> Value:
+def step_product(e: Emit, row: Value, one: Value, weight: Value | None, bend: Value, total: Value) -> Value:
     return e.fma(row, one, total)
 
 
-def _distance(e: Emit, row: Value, one: Value, weight: Value | None, bend: Value, total: Value) -> Value:
+def step_distance(e: Emit, row: Value, one: Value, weight: Value | None, bend: Value, total: Value) -> Value:
     apart = e.b.fsub(row, one)
     return e.fma(e.b.fneg(apart), apart, total)
 
 
-def _additive(e: Emit, row: Value, one: Value, weight: Value | None, bend: Value, total: Value) -> Value:
+def step_additive(e: Emit, row: Value, one: Value, weight: Value | None, bend: Value, total: Value) -> Value:
     return e.fma(weight, e.tanh(e.b.fadd(row, one)), total)
 
 
-def _bent(e: Emit, row: Value, one: Value, weight: Value | None, bend: Value, total: Value) -> Value:
+def step_bent(e: Emit, row: Value, one: Value, weight: Value | None, bend: Value, total: Value) -> Value:
     return e.fma(weight, _leaky(e, e.b.fadd(row, one), bend), total)
 
 
@@ -135,31 +139,43 @@ def _leaky(e: Emit, x: Value, bend: Value) -> Value:
 @listed
 def listed_product(e: Emit, *arguments: Value) -> None:
     """out[n] = row . rows[places[n]]; `out` needs room for a vector more."""
-    _compared(_product, False)(e, *arguments)
+    _compared(step_product, False)(e, *arguments)
 
 
 @listed
 def listed_distance(e: Emit, *arguments: Value) -> None:
     """out[n] = -|row - rows[places[n]]|^2"""
-    _compared(_distance, False)(e, *arguments)
+    _compared(step_distance, False)(e, *arguments)
 
 
 @listed
 def listed_additive(e: Emit, *arguments: Value) -> None:
     """out[n] = weight . tanh(row + rows[places[n]])"""
-    _compared(_additive, True)(e, *arguments)
+    _compared(step_additive, True)(e, *arguments)
 
 
 @listed
 def listed_bent(e: Emit, *arguments: Value) -> None:
     """The same with x where x > 0, otherwise bend x, in the place of tanh x."""
-    _compared(_bent, True)(e, *arguments)
+    _compared(step_bent, True)(e, *arguments)
 
 
-Bend = Callable[[Emit, Value, Value, Value], tuple[Value, Value]]
+Derivative = Callable[[Emit, Value, Value, Value], tuple[Value, Value]]
+"""Of an activation of x, with a slope and the bend: the slope times the derivative, and times the value."""
 
 
-def _summed(derive: Bend) -> Callable[..., None]:
+def of_tanh(e: Emit, x: Value, slope: Value, bend: Value) -> tuple[Value, Value]:
+    t = e.tanh(x)
+    value = e.b.fmul(slope, t)
+    return e.fma(e.b.fneg(value), t, slope), value
+
+
+def of_bent(e: Emit, x: Value, slope: Value, bend: Value) -> tuple[Value, Value]:
+    steep = e.b.select(e.b.fcmp_ordered(">", x, e.const(0.0)), slope, e.b.fmul(slope, bend))
+    return steep, e.b.fmul(steep, x)
+
+
+def _summed(derive: Derivative) -> Callable[..., None]:
     def write(
         e: Emit, row: Value, slopes: Value, places: Value, count: Value, rows: Value, size: Value, stride: Value,
         out: Value, bend: Value,
@@ -191,23 +207,14 @@ def additive_sums(e: Emit, *arguments: Value) -> None:
     """out[0] = sum_n slopes[n] (1 - tanh^2), out[1] = sum_n slopes[n] tanh, each of tanh(row + rows[places[n]]) and of
     `size` numbers: what gradients of rows and of the weight are made of."""
 
-    def derive(e: Emit, x: Value, slope: Value, bend: Value) -> tuple[Value, Value]:
-        t = e.tanh(x)
-        value = e.b.fmul(slope, t)
-        return e.fma(e.b.fneg(value), t, slope), value
-
-    _summed(derive)(e, *arguments)
+    _summed(of_tanh)(e, *arguments)
 
 
 @listed
 def bent_sums(e: Emit, *arguments: Value) -> None:
     """The same of x where x > 0, otherwise bend x."""
 
-    def derive(e: Emit, x: Value, slope: Value, bend: Value) -> tuple[Value, Value]:
-        steep = e.b.select(e.b.fcmp_ordered(">", x, e.const(0.0)), slope, e.b.fmul(slope, bend))
-        return steep, e.b.fmul(steep, x)
-
-    _summed(derive)(e, *arguments)
+    _summed(of_bent)(e, *arguments)
 
 
 # Short rows: the scores or weights of one query's edges
@@ -295,15 +302,13 @@ def softmax_row(context: Any, row: Any, count: Any, largest: Any, scale: Any) ->
     return number(types.intp, types.intp, largest, scale), codegen
 
 
-@_row(3)
-def share_row(e: Emit, row: Value, count: Value, out: Value, total: Value) -> None:
-    """row = row / total, and the same in `out`."""
+@_row(2)
+def divide_row(e: Emit, row: Value, count: Value, total: Value) -> None:
+    """row = row / total"""
     whole = e.splat(total)
 
     def body(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
-        found = e.b.fdiv(_load(e, row, i, mask), whole)
-        _store(e, found, row, i, mask)
-        _store(e, found, out, i, mask)
+        _store(e, e.b.fdiv(_load(e, row, i, mask), whole), row, i, mask)
         return []
 
     e.over(count, body)

@@ -13,13 +13,13 @@ import numpy as np
 from numba import cfunc, njit, types
 
 from regard.attention.kernels.edge_rows import (
+    divide_row,
     highest,
     leak_row,
     listed_additive,
     listed_bent,
     listed_distance,
     listed_product,
-    share_row,
     sigmoid_row,
     softmax_row,
 )
@@ -35,12 +35,14 @@ __all__ = [
     "ENTMAX",
     "HARDMAX",
     "PRODUCT",
+    "ROOMS",
     "SIGMOID",
     "SOFTMAX",
     "TOP",
     "compare",
     "forward",
     "support",
+    "weigh",
 ]
 
 PRODUCT, DISTANCE, ADDITIVE, BENT = range(4)
@@ -49,6 +51,8 @@ ENTMAX, TOP, HARDMAX, SOFTMAX, SIGMOID = range(5)
 """The normalisers; the parameter of SOFTMAX is its temperature, that of SIGMOID what is added to scores."""
 
 BOOL = np.bool_(False)
+ROOMS = 6
+"""How many rows' room the forward kernels need: scores, and what normalisers make of them."""
 
 
 @njit(error_model="numpy")
@@ -78,6 +82,53 @@ def support(row, count, keys, values, local, places, zero):  # type: ignore[no-u
 
 
 @njit(error_model="numpy", fastmath=FAST)
+def weigh(normalizer, parameter, row, count, room, item, zero):  # type: ignore[no-untyped-def]
+    """The weights of a row of scores, in their place; behind it there are `ROOMS` rows' room.
+
+    Returns how many are not zero, where the first row behind has these and the second their places; -1 where that is not
+    known.
+    """
+    more, local, values, places = row + room * item, row + 2 * room * item, row + 4 * room * item, row + 5 * room * item
+    largest = like(-np.inf, zero)
+    if count:
+        largest = best(row, count, values, zero) if normalizer == TOP else highest(row, count, zero)
+    if largest == -np.inf:
+        for e in range(count):
+            put(row, e, 0.0, zero)
+        return INT
+    if normalizer == SIGMOID:
+        sigmoid_row(row, count, like(parameter, zero))
+        return INT - 1
+    if not largest < np.inf:
+        # Whatever is no number, or infinite, makes the whole row so.
+        for e in range(count):
+            put(row, e, np.nan, zero)
+        return INT - 1
+    if normalizer == SOFTMAX:
+        total = softmax_row(row, count, largest, like(1 / parameter, zero))
+        divide_row(row, count, total)
+        return INT - 1
+    if normalizer == ENTMAX:
+        power = like(1 / (parameter - 1), zero)
+        found = at_least(row, count, largest - power, values, places)
+        for e in range(found):
+            put(values, e, (get(values, e, zero) - largest) / power, zero)
+        found = entmax(values, places, found, power, more, local, zero)
+    elif normalizer == TOP:
+        most = min(np.int64(parameter), count)
+        found = top(row, count, most, largest, values, more, local, places, item, zero)
+    else:
+        at_least(row, count, largest, more, local)
+        found = INT + 1
+        put(more, 0, 1.0, zero)
+    for e in range(count):
+        put(row, e, 0.0, zero)
+    for e in range(found):
+        put(row, get(local, e, INT32), get(more, e, zero), zero)
+    return found
+
+
+@njit(error_model="numpy", fastmath=FAST)
 def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     thread = fetch_add(arguments)
     tasks = get(arguments, 2, INT)
@@ -99,13 +150,8 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     parameter, dropout = get(numbers, 0, 0.0), get(numbers, 1, 0.0)
     leak, bend = like(get(numbers, 2, 0.0), zero), like(get(numbers, 3, 0.0), zero)
 
-    row = scratch + thread * 6 * room * item
-    values, more = row + room * item, row + 2 * room * item
-    local, places = row + 3 * room * item, row + 4 * room * item
-    heap = row + 5 * room * item
-    power = like(1 / (parameter - 1) if normalizer == ENTMAX else 1.0, zero)
-    scale = like(1 / parameter if normalizer == SOFTMAX else 1.0, zero)
-    shift = like(parameter if normalizer == SIGMOID else 0.0, zero)
+    row = scratch + thread * ROOMS * room * item
+    more, local, places = row + room * item, row + 2 * room * item, row + 3 * room * item
     whole = not mask and not bias and (normalizer == SOFTMAX or normalizer == SIGMOID)
     blocks = -(-query_len // rows)
 
@@ -123,13 +169,10 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                 k = h // group
                 out = output + (n * output_n + h * output_h + i * output_i) * item
                 kept = weights + ((n * heads + h) * edges + first) * item
-                largest = like(-np.inf, zero)
                 if count:
                     own = query + (n * query_n + h * query_h + i * query_i) * item
                     base = key + (n * key_n + k * key_h) * item
-                    compare(
-                        score, own, weight + h * weight_h * item, listed, count, base, size, key_i, row, bend
-                    )
+                    compare(score, own, weight + h * weight_h * item, listed, count, base, size, key_i, row, bend)
                     if leak != 1:
                         leak_row(row, count, leak)
                     if bias:
@@ -141,46 +184,21 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                         for e in range(count):
                             if not get(mask, at + e * mask_e, BOOL):
                                 put(row, e, -np.inf, zero)
-                    largest = best(row, count, heap, zero) if normalizer == TOP else highest(row, count, zero)
-                if largest == -np.inf:
-                    for e in range(count):
-                        put(kept, e, 0.0, zero)
+                found = weigh(normalizer, parameter, row, count, room, item, zero)
+                for e in range(count):
+                    put(kept, e, get(row, e, zero), zero)
+                if found == 0:
                     for d in range(value_size):
                         put(out, d, 0.0, zero)
                     continue
-                found, used, named = count, row, listed
-                if normalizer == SIGMOID:
-                    sigmoid_row(row, count, shift)
-                    share_row(row, count, kept, like(1.0, zero))
-                elif not largest < np.inf:
-                    # Whatever is no number, or infinite, makes the whole row so.
-                    for e in range(count):
-                        put(row, e, np.nan, zero)
-                        put(kept, e, np.nan, zero)
-                elif normalizer == SOFTMAX:
-                    total = softmax_row(row, count, largest, scale)
-                    share_row(row, count, kept, total)
-                else:
-                    for e in range(count):
-                        put(kept, e, 0.0, zero)
-                    if normalizer == ENTMAX:
-                        found = at_least(row, count, largest - power, values, places)
-                        for e in range(found):
-                            put(values, e, (get(values, e, zero) - largest) / power, zero)
-                        found = entmax(values, places, found, power, more, local, zero)
-                    elif normalizer == TOP:
-                        most = min(np.int64(parameter), count)
-                        found = top(row, count, most, largest, heap, more, local, values, item, zero)
-                    else:
-                        at_least(row, count, largest, more, local)
-                        found = INT + 1
-                        put(more, 0, 1.0, zero)
-                    for e in range(found):
-                        place = get(local, e, INT32)
-                        put(places, e, get(listed, place, INT32), INT32)
-                        put(kept, place, get(more, e, zero), zero)
+                used, named = row, listed
+                if found > 0:
                     used, named = more, places
-                if used == row and not whole:
+                    for e in range(found):
+                        put(places, e, get(listed, get(local, e, INT32), INT32), INT32)
+                elif whole:
+                    found = count
+                else:
                     # The value of a hidden key may be no number.
                     found = support(row, count, listed, more, local, places, zero)
                     used, named = more, places

@@ -17,7 +17,6 @@ from regard.attention.kernels.edge_rows import (
     bent_sums,
     leak_slopes,
     listed_product,
-    share_row,
     through_itself,
     through_one,
     through_power,
@@ -150,7 +149,8 @@ def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                     compare(score, own, net, named, found, base, size, key_i, raw, bend)
                     leak_slopes(here, raw, found, leak)
                 if whole:
-                    share_row(here, found, slopes + line, like(1.0, zero))
+                    for e in range(found):
+                        put(slopes + line, e, get(here, e, zero), zero)
                 else:
                     for e in range(count):
                         put(slopes + line, e, 0.0, zero)

@@ -128,14 +128,14 @@ def _scores_gradient_shapes(
 def _attention_shapes(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     settings, (want_weights, keep) = Settings(*rest[4:11]), rest[11:]
     rows, key_len = query.shape[:-1], key.shape[-2]
-    on_gpu = query.device.type == "cuda"
-    share = 0 if on_gpu or not keep else kept_keys(settings.normalizer, settings.parameter, key_len)
+    if query.device.type == "cuda":
+        found: tuple[Tensor, ...] = _kernels("cuda").shapes(query, key, value, settings, want_weights)
+        return found
+    share = kept_keys(settings.normalizer, settings.parameter, key_len) if keep else 0
     return (
         query.new_empty(*rows, value.shape[-1]),
         query.new_empty(*rows, key_len) if want_weights else query.new_empty(0),
-        query.new_empty(
-            *rows, 2 if on_gpu else 0, dtype=torch.float64 if query.dtype == torch.float64 else torch.float32
-        ),
+        query.new_empty(*rows, 0),
         query.new_empty(rows, dtype=torch.int32),
         query.new_empty(*rows, share, dtype=torch.int32),
         query.new_empty(*rows, share),

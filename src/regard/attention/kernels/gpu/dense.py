@@ -15,10 +15,10 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from regard.attention.kernels.triton_normalizers import LOG2E
-from regard.attention.kernels.triton_operands import head_of
-from regard.attention.kernels.triton_scores import cast_like, scores_of
-from regard.attention.kernels.triton_tiles import (
+from regard.attention.kernels.gpu.normalizers import LOG2E
+from regard.attention.kernels.gpu.operands import head_of
+from regard.attention.kernels.gpu.scores import cast_like, scores_of
+from regard.attention.kernels.gpu.tiles import (
     dropped,
     edge_block,
     load_rows,

@@ -19,10 +19,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from regard.attention.kernels.triton_normalizers import powers_of, shrunk, weights_and_slopes
-from regard.attention.kernels.triton_operands import head_of
-from regard.attention.kernels.triton_scores import cast_like, scores_of
-from regard.attention.kernels.triton_tiles import (
+from regard.attention.kernels.gpu.normalizers import powers_of, shrunk, weights_and_slopes
+from regard.attention.kernels.gpu.operands import head_of
+from regard.attention.kernels.gpu.scores import cast_like, scores_of
+from regard.attention.kernels.gpu.tiles import (
     dropped,
     load_rows,
     parameter_of,

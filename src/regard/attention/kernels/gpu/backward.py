@@ -17,13 +17,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from regard.attention.kernels.triton_additive import additive_gradient_tile
-from regard.attention.kernels.triton_dense import fits
-from regard.attention.kernels.triton_normalizers import weights_and_slopes
-from regard.attention.kernels.triton_operands import head_of
-from regard.attention.kernels.triton_scores import cast_like, scores_of
-from regard.attention.kernels.triton_sparse import SPARSE_SIZES
-from regard.attention.kernels.triton_tiles import (
+from regard.attention.kernels.gpu.additive import additive_gradient_tile
+from regard.attention.kernels.gpu.dense import fits
+from regard.attention.kernels.gpu.normalizers import weights_and_slopes
+from regard.attention.kernels.gpu.operands import head_of
+from regard.attention.kernels.gpu.scores import cast_like, scores_of
+from regard.attention.kernels.gpu.sparse import SPARSE_SIZES
+from regard.attention.kernels.gpu.tiles import (
     dropped,
     edge_block,
     load_rows,

@@ -1,8 +1,8 @@
 """Attention on the GPU in linear memory, forward and backward: three scores, five normalisers, as Triton kernels.
 
-The pieces: `triton_operands` (tensors and strides), `triton_tiles` (rows, products, dropout), `triton_scores` and
-`triton_additive` (scores of a tile), `triton_normalizers` (weights of a tile), `triton_dense` and `triton_sparse` (the
-forward passes), `triton_weights`, `triton_backward`. This file allocates, chooses sizes and launches.
+The pieces: `operands` (tensors and strides), `tiles` (rows, products, dropout), `scores` and
+`additive` (scores of a tile), `normalizers` (weights of a tile), `dense` and `sparse` (the
+forward passes), `weights`, `backward`. This file allocates, chooses sizes and launches.
 
 Importing it imports Triton. With `TRITON_INTERPRET=1` in the environment before that, tensors may be on the CPU: slow,
 for tests. Unmeasured: nothing here has run on a GPU yet; the kernels compile for A100 and H100.
@@ -17,15 +17,15 @@ import torch
 import triton
 from torch import Tensor
 
-from regard.attention.kernels.triton_backward import (
+from regard.attention.kernels.gpu.backward import (
     key_gradient,
     key_gradient_listed,
     query_gradient,
     query_gradient_listed,
 )
-from regard.attention.kernels.triton_dense import dense_forward
-from regard.attention.kernels.triton_normalizers import form_of
-from regard.attention.kernels.triton_operands import (
+from regard.attention.kernels.gpu.dense import dense_forward
+from regard.attention.kernels.gpu.normalizers import form_of
+from regard.attention.kernels.gpu.operands import (
     TYPES,
     Operands,
     compute_dtype,
@@ -33,9 +33,9 @@ from regard.attention.kernels.triton_operands import (
     padded_channels,
     stored_dtype,
 )
-from regard.attention.kernels.triton_sparse import sparse_forward
-from regard.attention.kernels.triton_tiles import INTERPRETED
-from regard.attention.kernels.triton_weights import weights_kernel
+from regard.attention.kernels.gpu.sparse import sparse_forward
+from regard.attention.kernels.gpu.tiles import INTERPRETED
+from regard.attention.kernels.gpu.weights import weights_kernel
 
 __all__ = ["SCORES", "attention", "attention_backward", "blocks_of", "results_of", "unsupported"]
 
@@ -126,7 +126,7 @@ def attention(
     *Shape:* query `(N, Hq, Tq, D)`, key `(N, Hk, Tk, D)`, value `(N, Hk, Tk, Dv)`, weight `(Hq, D)`, ranges
     `(N or 1, Hq or 1, Tq, 2)`, mask and bias broadcastable to `(N, Hq, Tq, Tk)` -> output `(N, Hq, Tq, Dv)` and
     weights `(N, Hq, Tq, Tk)`, empty unless wanted, in the dtype of query; statistic `(N, Hq, Tq, 2)`, for top
-    `(N, Hq, Tq, 3)`, in float32 or float64, as `triton_normalizers` says. counts are empty. index is int32
+    `(N, Hq, Tq, 3)`, in float32 or float64, as `normalizers` says. counts are empty. index is int32
     `(N, Hq, Tq)` for top (the last kept key among equals) and hardmax (the best key), else empty. kept is int8
     `(N, Hq, query blocks, key blocks)` for the sparse normalisers: 1 where any weight of the block is not zero, by
     the blocks of `blocks_of`; else empty.

@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from regard.attention.kernels.triton_operands import (
+from regard.attention.kernels.gpu.operands import (
     TYPES,
     compute_dtype,
     head_of,
@@ -31,7 +31,7 @@ from regard.attention.kernels.triton_operands import (
     padded_channels,
     stored_dtype,
 )
-from regard.attention.kernels.triton_tiles import tuned
+from regard.attention.kernels.gpu.tiles import tuned
 
 __all__ = [
     "additive_gradient_tile",

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from regard.attention.kernels.triton_tiles import INTERPRETED
+from regard.attention.kernels.gpu.tiles import INTERPRETED
 
 __all__ = [
     "TYPES",

@@ -10,10 +10,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from regard.attention.kernels.triton_normalizers import weights_and_slopes
-from regard.attention.kernels.triton_operands import head_of
-from regard.attention.kernels.triton_scores import scores_of
-from regard.attention.kernels.triton_tiles import load_rows, load_vector, parameter_of, span_of
+from regard.attention.kernels.gpu.normalizers import weights_and_slopes
+from regard.attention.kernels.gpu.operands import head_of
+from regard.attention.kernels.gpu.scores import scores_of
+from regard.attention.kernels.gpu.tiles import load_rows, load_vector, parameter_of, span_of
 
 __all__ = ["weights_kernel"]
 

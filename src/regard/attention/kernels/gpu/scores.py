@@ -12,8 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from regard.attention.kernels.triton_additive import additive_tile
-from regard.attention.kernels.triton_tiles import INTERPRETED, product
+from regard.attention.kernels.gpu.additive import additive_tile
+from regard.attention.kernels.gpu.tiles import INTERPRETED, product
 
 __all__ = ["cast_like", "scores_of"]
 

@@ -1,0 +1,197 @@
+"""The inner loops of attention along edges with small heads: all heads of a node, side by side, in one row of vectors.
+
+A head of 2, 4, 8 or 16 channels is a part of a vector; so scores of several heads come from one, and their weights go
+into one. Rows are as in `edge_rows`; scores and weights have the heads of one edge beside each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from regard.attention.kernels.edge_rows import (
+    Derivative,
+    Step,
+    folded,
+    of_bent,
+    of_tanh,
+    step_additive,
+    step_bent,
+    step_distance,
+    step_product,
+    written,
+)
+from regard.attention.kernels.emit import I32, I64, Emit, Value
+from regard.attention.kernels.vectors import _chunks, _place
+
+__all__ = [
+    "heads_additive",
+    "heads_additive_sums",
+    "heads_bent",
+    "heads_bent_sums",
+    "heads_distance",
+    "heads_product",
+    "heads_sum",
+]
+
+
+def _beside(write: Callable[..., None]) -> Any:
+    """An intrinsic of ten whole numbers and a number, whose instructions the decorated function writes."""
+
+    def typed(
+        context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any, j: Any, number: Any
+    ) -> Any:
+        return types.void(*[types.intp] * 10, number), written(write, number)
+
+    typed.__name__ = write.__name__
+    return intrinsic(typed)
+
+
+def _sizes(e: Emit) -> list[int]:
+    """How large a head may be: a power of two that fits into a vector."""
+    return [size for size in (2, 4, 8, 16) if size <= e.lanes]
+
+
+def _compared(step: Step, weighted: bool) -> Callable[..., None]:
+    def write(
+        e: Emit, row: Value, weight: Value, places: Value, count: Value, rows: Value, size: Value, stride: Value,
+        out: Value, heads: Value, width: Value, bend: Value,
+    ) -> None:  # fmt: skip
+        def some(start: Value, vectors: int, mask: Value | None) -> None:
+            load = e.load if mask is None else lambda a, i: e.load_some(a, i, mask)
+            at = [e.add(start, e.lanes * v) for v in range(vectors)]
+            mine = [load(row, place) for place in at]
+            w = [load(weight, place) if weighted else None for place in at]
+
+            def each(n: Value) -> list[Value]:
+                one = _place(e, rows, places, n, stride)
+                parts = [step(e, mine[v], load(one, at[v]), w[v], bend, e.const(0.0)) for v in range(vectors)]
+
+                def finish(parts: Sequence[Value], folds: int) -> None:
+                    """Fold until a head of `size` is one number; which size that is, is known when it runs."""
+                    two = len(parts) > 1
+                    pairs = zip(parts[::2], parts[1::2] if two else parts, strict=True)
+                    parts = [folded(e, first, second) for first, second in pairs]
+                    head = 2**folds
+                    with e.b.if_else(e.b.icmp_signed("==", size, ir.Constant(I64, head))) as (yes, no):
+                        with yes:
+                            place = e.add(e.mul(n, heads), e.b.sdiv(start, ir.Constant(I64, head)))
+                            for v, part in enumerate(parts):
+                                e.store(part, out, e.add(place, e.lanes * v))
+                        with no:
+                            if 2 * head <= max(_sizes(e)):
+                                finish(parts, folds + 1)
+
+                finish(parts, 1)
+                return []
+
+            e.loop(0, count, 1, [], each)
+
+        _chunks(e, width, 4, some)
+
+    return write
+
+
+@_beside
+def heads_product(e: Emit, *arguments: Value) -> None:
+    """out[n, h] = row[h] . rows[places[n], h], for heads of `size` in a row of `width`; `out` needs room for a vector
+    more, and that goes for all of these."""
+    _compared(step_product, False)(e, *arguments)
+
+
+@_beside
+def heads_distance(e: Emit, *arguments: Value) -> None:
+    """out[n, h] = -|row[h] - rows[places[n], h]|^2"""
+    _compared(step_distance, False)(e, *arguments)
+
+
+@_beside
+def heads_additive(e: Emit, *arguments: Value) -> None:
+    """out[n, h] = weight[h] . tanh(row[h] + rows[places[n], h])"""
+    _compared(step_additive, True)(e, *arguments)
+
+
+@_beside
+def heads_bent(e: Emit, *arguments: Value) -> None:
+    """The same with x where x > 0, otherwise bend x, in the place of tanh x."""
+    _compared(step_bent, True)(e, *arguments)
+
+
+def _summed(add: Callable[[Emit, Value, Value, Value, Value], tuple[Value, ...]], sums: int, most: int) -> Callable[..., None]:
+    """`add` tells from a head's weight in all its lanes, a row's vector, `row`'s and the bend what is to be added up."""
+
+    def write(
+        e: Emit, row: Value, weights: Value, numbers: Value, places: Value, count: Value, rows: Value, size: Value,
+        stride: Value, out: Value, width: Value, bend: Value,
+    ) -> None:  # fmt: skip
+        numbered = e.b.icmp_signed("!=", numbers, ir.Constant(I64, 0))
+        listed = e.b.select(numbered, numbers, places)
+        heads = e.b.sdiv(width, size)
+
+        def sized(head: int) -> None:
+            spread = ir.Constant(ir.VectorType(I32, e.lanes), [lane // head for lane in range(e.lanes)])
+
+            def some(start: Value, vectors: int, mask: Value | None) -> None:
+                load = e.load if mask is None else lambda a, i: e.load_some(a, i, mask)
+                at = [e.add(start, e.lanes * v) for v in range(vectors)]
+                mine = [load(row, place) if sums > 1 else e.const(0.0) for place in at]
+                whose = [e.b.sdiv(place, ir.Constant(I64, head)) for place in at]
+                theirs = [e.first(e.b.sub(heads, first)) for first in whose]
+
+                def body(n: Value, *totals: Value) -> list[Value]:
+                    address = e.add(listed, e.mul(n, 4))
+                    number = e.b.sext(e.b.load(e.b.inttoptr(address, I32.as_pointer())), I64)
+                    number = e.mul(e.b.select(numbered, number, n), heads)
+                    one, found = _place(e, rows, places, n, stride), []
+                    for v in range(vectors):
+                        w = e.load_some(weights, e.add(number, whose[v]), theirs[v])
+                        w = e.b.shuffle_vector(w, ir.Constant(e.vector, ir.Undefined), spread)
+                        more = add(e, w, load(one, at[v]), mine[v], bend)
+                        found += [
+                            e.fma(w, part, total) if sums == 1 else e.b.fadd(part, total)
+                            for part, total in zip(more, totals[v * sums : (v + 1) * sums], strict=True)
+                        ]
+                    return found
+
+                totals = e.loop(0, count, 1, [e.const(0.0)] * (sums * vectors), body)
+                for v in range(vectors):
+                    for s in range(sums):
+                        place = e.add(at[v], e.mul(width, s))
+                        if mask is None:
+                            e.store(totals[v * sums + s], out, place)
+                        else:
+                            e.store_some(totals[v * sums + s], out, place, mask)
+
+            _chunks(e, width, most, some)
+
+        for head in _sizes(e):
+            e.when(e.b.icmp_signed("==", size, ir.Constant(I64, head)), lambda head=head: sized(head))
+
+    return write
+
+
+@_beside
+def heads_sum(e: Emit, *arguments: Value) -> None:
+    """out[h] = sum_n weights[numbers[n], h] rows[places[n], h]; without `numbers` it is weights[n, h]."""
+    _summed(lambda e, w, one, mine, bend: (one,), 1, 4)(e, *arguments)
+
+
+def _derived(derive: Derivative) -> Callable[..., tuple[Value, ...]]:
+    return lambda e, w, one, mine, bend: derive(e, e.b.fadd(mine, one), w, bend)
+
+
+@_beside
+def heads_additive_sums(e: Emit, *arguments: Value) -> None:
+    """out[0] = sum_n weights[n] (1 - tanh^2), out[1] = sum_n weights[n] tanh, each of tanh(row + rows[places[n]]) and of
+    `width` numbers, with a head's weight for all its channels."""
+    _summed(_derived(of_tanh), 2, 1)(e, *arguments)
+
+
+@_beside
+def heads_bent_sums(e: Emit, *arguments: Value) -> None:
+    """The same of x where x > 0, otherwise bend x."""
+    _summed(_derived(of_bent), 2, 1)(e, *arguments)
