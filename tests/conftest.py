@@ -30,6 +30,9 @@ $ REGARD_RANDOM_CALLS=100000 python -m pytest tests/attention/test_random_calls.
 ```
 """
 
+COLUMNS = ["sdpa", "flex", "sparse", "additive", "blockwise", "edges", "packed"]
+"""The backends from left to right."""
+
 SECTIONS = {
     "score": "Scores, in float64: calls, and the largest error of outputs and weights",
     "normalizer": "Normalisers, in float64",
@@ -67,7 +70,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def page(results: list[dict[str, Any]]) -> str:
     """The tables, one for each kind of choice."""
     backends = list(dict.fromkeys(result["backend"] for result in results))
-    backends.sort(key=["sdpa", "blockwise", "edges", "packed"].index)
+    backends.sort(key=COLUMNS.index)
     lines = [HEADER]
     for kind, title in SECTIONS.items():
         cells: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)

@@ -19,11 +19,17 @@ from torch import Tensor
 import regard
 from regard.attention.backends import BACKENDS, blockwise, sdpa
 from regard.attention.call import AttentionCall
+from regard.attention.kernels import missing
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SMOOTH = [name for name in NORMALIZER_NAMES if name not in ("hardmax", "monotonic_hard")]
 # Above alpha = 2 the gradient has no bound where a weight comes to be zero: no finite difference is near it.
 DIFFERENCES = [name for name in SMOOTH if name != "entmax-3"]
+# What the fused kernels of the CPU know, if there is a compiler for them.
+COMPILER = not missing("cpu")
+SPARSE = {"sparsemax", "entmax15", "entmax", "entmax-1.2", "hardmax", "top", "top-3"}
+ADDITIVE = {"additive", "concat", "location_sensitive"}
+UNFUSED = {"function", "dot+softcap-2", "linear+leaky"}
 # Where scores are next to equal, rounding decides which keys these keep.
 STEPS = {"hardmax", "top", "top-3", "top_p", "threshold", "monotonic_hard"}
 
@@ -79,6 +85,8 @@ def test_every_backend_agrees_with_the_definition(
     coupled = case.normalizer.coupled
     assert ("edges" in ran) == (mask in ("edges", "causal edges") and not coupled)
     assert ("packed" in ran) == (mask in ("documents", "causal documents") and not coupled)
+    assert ("sparse" in ran) == (COMPILER and normalizer in SPARSE and score not in UNFUSED)
+    assert ("additive" in ran) == (COMPILER and score in ADDITIVE)
 
 
 @pytest.mark.parametrize("bias", BIAS_NAMES[1:])
@@ -145,8 +153,11 @@ def test_first_second_and_forward_derivatives(score: str, normalizer: str, mask:
 
 @pytest.mark.parametrize("bias", BIAS_NAMES[1:])
 @pytest.mark.parametrize("mask", ["none", "edges"])
-def test_derivatives_of_biases(mask: str, bias: str, record: Record) -> None:
-    check_derivatives(small("scaled_dot", "softmax", mask, bias), record)
+@pytest.mark.parametrize(
+    ("score", "normalizer"), [("scaled_dot", "softmax"), ("scaled_dot", "sparsemax"), ("additive", "softmax")]
+)
+def test_derivatives_of_biases(score: str, normalizer: str, mask: str, bias: str, record: Record) -> None:
+    check_derivatives(small(score, normalizer, mask, bias), record)
 
 
 def check_derivatives(case: Case, record: Record) -> None:
@@ -435,9 +446,10 @@ def test_layout_in_memory_does_not_matter() -> None:
     base = torch.randn(2, 5, 3, 8)
     query = base.transpose(1, 2)
     reversed_key = torch.randn(8, 6, 3, 2).permute(3, 2, 1, 0)
-    for backend in ("sdpa", "blockwise"):
-        found = regard.attend(query, reversed_key, reversed_key, backend=backend)
-        tidy = regard.attend(
-            query.contiguous(), reversed_key.contiguous(), reversed_key.contiguous(), backend=backend
-        )
-        torch.testing.assert_close(found, tidy)
+    tidy = [t.contiguous() for t in (query, reversed_key, reversed_key)]
+    for score, normalizer in (("scaled_dot", "softmax"), ("distance", "sparsemax"), ("additive", "softmax")):
+        settings = {"score": score, "normalizer": normalizer}
+        call = AttentionCall.of(query, reversed_key, reversed_key, **settings)
+        for backend in (name for name, one in BACKENDS.items() if not one.unsupported(call)):
+            found = regard.attend(query, reversed_key, reversed_key, backend=backend, **settings)
+            torch.testing.assert_close(found, regard.attend(*tidy, backend=backend, **settings))

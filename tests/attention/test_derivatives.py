@@ -134,7 +134,7 @@ def test_recomputing_keeps_no_block(block_bytes: None) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = regard.attend(x, x, x, score="additive", normalizer="sparsemax")
+        output = regard.attend(x, x, x, score="additive", normalizer="sparsemax", backend="blockwise")
     output.sum().backward()
     many = blockwise.BLOCK_BYTES < 10**6
     assert (sum(kept.values()) <= 4 * x.nbytes) == many

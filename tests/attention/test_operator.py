@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import regard
-from regard.attention.backends import blockwise
+from regard.attention.backends import BACKENDS, blockwise
+from regard.attention.kernels import missing
 
 Q = torch.randn(2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
 
@@ -20,8 +21,11 @@ def test_fused_kernel_is_chosen_whenever_it_can(capsys: pytest.CaptureFixture[st
     assert regard.explain(Q, Q, Q).backend == "sdpa"
     assert regard.explain(Q, Q, Q, score="cosine", mask=regard.masks.causal()).backend == "sdpa"
     refused = regard.explain(Q, Q, Q, score="additive", normalizer="sparsemax")
-    assert refused.backend == "blockwise"
+    assert refused.backend == ("blockwise" if missing("cpu") else "sparse")
     assert len(refused.refused["sdpa"]) == 2
+    plain = regard.explain(Q, Q, Q, score="additive", normalizer="softmax")
+    assert plain.backend == ("blockwise" if missing("cpu") else "additive")
+    assert regard.explain(Q, Q, Q, score="dot+softcap-2", normalizer="sparsemax").backend == "blockwise"
     printed = capsys.readouterr().out
     assert "not a product" in printed
     assert "'sparsemax' is not softmax" in printed
@@ -139,7 +143,7 @@ def test_reductions_of_weights_keep_their_result_and_one_block(
         ({"normalizer": "spasemax"}, ValueError, "did you mean 'sparsemax'"),
         ({"normalizer": "top-0"}, ValueError, "at least 1"),
         ({"dropout": 1.0}, ValueError, "dropout must be"),
-        ({"backend": "cuda"}, ValueError, "unknown backend 'cuda'; there are packed, edges, sdpa, blockwise"),
+        ({"backend": "cuda"}, ValueError, f"unknown backend 'cuda'; there are {', '.join(BACKENDS)}"),
         (
             {"backend": "sdpa", "score": "additive"},
             ValueError,

@@ -67,6 +67,26 @@ def test_first_and_second_derivatives(backend: str, score: str, name: str, query
         check(ask(score, name, query_len, mask=mask, bias=bias), backend)
 
 
+@pytest.mark.parametrize("shape", [(8,), (6, 1), (1, 1, 8), (2, 6, 1), (1, 2, 1, 8), (1, 2, 6, 8)])
+@pytest.mark.parametrize("learned", [True, False])
+def test_second_derivatives_beside_a_bias_of_any_shape(shape: tuple[int, ...], learned: bool) -> None:
+    call = ask("product", "sparsemax", 6).to(torch.float64)
+    bias = normal(*shape, seed=8).requires_grad_(learned)
+
+    def run(*leaves: Tensor) -> Any:
+        return regard.attend(
+            *leaves[:3],
+            score="dot",
+            normalizer="sparsemax",
+            bias=leaves[3] if learned else bias,
+            backend="sparse",
+            return_weights=True,
+        )
+
+    leaves = (call.query, call.key, call.value, *([bias] if learned else []))
+    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
+
+
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("name", SPARSE)
 def test_derivatives_of_supports_that_are_found_again(

@@ -1,8 +1,8 @@
 """Attention along the edges of a graph: only those pairs are computed that the edges join.
 
-On the CPU a fused kernel does it, which keeps the weights along the edges and nothing else. For what it cannot do, queries
-with about as many edges are computed together by PyTorch's operations, padded to the next power of two. Either way memory
-and time grow with the number of edges, whatever the number of pairs.
+On the CPU a fused kernel does it, which keeps the weights along the edges and nothing else. For what it cannot do,
+queries with about as many edges are computed together by PyTorch's operations, padded to the next power of two. Either
+way memory and time grow with the number of edges, whatever the number of pairs.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from regard.attention.backends.blockwise import in_compute_dtype
-from regard.attention.backends.sparse import four_axes, prepared
+from regard.attention.backends.sparse import four_axes, heads_apart
 from regard.attention.biases import Bias
 from regard.attention.call import AttentionCall
 from regard.attention.grid import Block
-from regard.attention.kernels import edge_operators, missing
-from regard.attention.kernels.edge_plain import Alike, EdgeSettings, alike, in_place
+from regard.attention.kernels import missing
+from regard.attention.kernels.edges import operators
+from regard.attention.kernels.edges.plain import Alike, EdgeSettings, alike, in_place
 from regard.attention.masks import Both, Edges, Mask
 from regard.attention.picture import count
 from regard.attention.scores.score import for_each_head
-
 
 SCORES = frozenset(("product", "distance", "additive", "additive_relu", "additive_leaky_relu"))
 SCORES |= {f"leaky_{score}" for score in SCORES}
@@ -41,7 +41,9 @@ def unsupported(call: AttentionCall) -> list[str]:
     if not call.normalizer.by_row:
         reasons.append(f"the normalizer {call.normalizer.spelling!r} needs whole blocks of the picture")
     if call.transformed:
-        reasons.append("how many edges a query has decides what is computed, which no transform or compiler allows")
+        reasons.append(
+            "how many edges a query has decides what is computed, which no transform or compiler allows"
+        )
     return reasons
 
 
@@ -90,7 +92,9 @@ def run(call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         return output, None
     edges, grid = _edges(call), call.grid
     places = edges.query.to(grid.device) * grid.key_len + edges.key.to(grid.device)
-    whole = weights.new_zeros(*weights.shape[:-1], grid.query_len * grid.key_len).index_copy(-1, places, weights)
+    whole = weights.new_zeros(*weights.shape[:-1], grid.query_len * grid.key_len).index_copy(
+        -1, places, weights
+    )
     return output, whole.reshape(*call.query.shape[:-1], grid.key_len).to(dtype)
 
 
@@ -104,22 +108,25 @@ def weights_of_edges(call: AttentionCall) -> Tensor:
 
 
 def _fused(call: AttentionCall) -> tuple[Tensor, Tensor]:
-    """Output and weights along the edges by the kernel. *Shape:* as in `edge_operators`."""
+    """Output and weights along the edges by the kernel. *Shape:* as in `kernels.edges.operators`."""
     call = in_compute_dtype(call)
     edges, grid = _edges(call), call.grid
-    query, key, value, net = prepared(call)
+    query, key = call.score.prepare(call.query, call.key)
+    value = for_each_head(call.value, key) if key.shape[:-2] != call.value.shape[:-2] else call.value
+    net, factor = call.score.net(key.shape[-1], query), call.score.factor(key.shape[-1])
     shown = None if call.mask is edges else _along(call, call.mask)
     bias = None if call.bias is None else _along(call, call.bias)
     score, kernel = call.score.kernel, call.normalizer.kernel
     assert score is not None
     assert kernel is not None
-    settings = EdgeSettings(score.removeprefix("leaky_"), call.score.leak, *kernel)
+    settings = EdgeSettings(score.removeprefix("leaky_"), factor, call.score.leak, *kernel)
     if call.dropout:
         settings = settings._replace(dropout=call.dropout, seed=int(torch.randint(2**62, ())))
     lists = edges.lists(grid, also_by_key=call.needs_gradient)
     if bias is not None:
         bias = bias.to(query.dtype)
-    return edge_operators.attention(query, key, value, net, lists, shown, bias, settings)
+    query, key, value = (heads_apart(t) for t in (query, key, value))
+    return operators.attention(query, key, value, net, lists, shown, bias, settings)
 
 
 def _along(call: AttentionCall, part: Mask | Bias | None) -> Tensor:
@@ -170,7 +177,9 @@ def _looks(call: AttentionCall) -> Iterator[_Look]:
     for some in alike(lists.starts):
         rows, keys = some.rows, lists.keys[some.edges].long()
         # Each query becomes a call of its own, with one query and its own keys: the first axis counts them.
-        scores = call.score.compare(query[..., rows, :].movedim(-2, 0).unsqueeze(-2), key[..., keys, :].movedim(-3, 0))
+        scores = call.score.compare(
+            query[..., rows, :].movedim(-2, 0).unsqueeze(-2), key[..., keys, :].movedim(-3, 0)
+        )
         if call.bias is not None:
             bias = call.bias.at(rows[:, None], keys, grid).to(scores.dtype)
             scores = scores + bias.expand(*leading, *keys.shape).movedim(-2, 0).unsqueeze(-2)

@@ -151,10 +151,9 @@ def prepared(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor, Tensor | None
     """
     query, key = call.score.prepare(call.query, call.key)
     factor = call.score.factor(key.shape[-1])
-    score = (call.score.kernel or "").removeprefix("leaky_")
-    if score == "product":
+    if call.score.kernel == "product":
         query = query if factor == 1.0 else query * factor
-    elif score == "distance":
+    elif call.score.kernel == "distance":
         query, key = query * factor**0.5, key * factor**0.5
     value = for_each_head(call.value, key) if key.shape[:-2] != call.value.shape[:-2] else call.value
     net = call.score.net(key.shape[-1], query)

@@ -228,14 +228,18 @@ def _attention_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
 
 def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:9])
-    ctx.settings, ctx.count = Settings(*inputs[14:21]), len(inputs)
+    ctx.settings, ctx.want_bias, ctx.count = Settings(*inputs[14:21]), inputs[21], len(inputs)
 
 
 def _attention_gradient_again(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     grad_output, grad_weights, query, key, value, weight, ranges, mask, bias = ctx.saved_tensors
+    if not ctx.want_bias:  # An empty tensor has been in its place.
+        grads = (*grads[:4], None)
 
     def gradients(*tensors: Any) -> Sequence[Tensor | None]:
         grad_output, grad_weights, query, key, value, weight, bias = tensors
+        if bias is not None:  # The operator's gradient of a bias is not summed up to its shape.
+            bias = bias.expand(*query.shape[:-1], key.shape[-2])
 
         def forward(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
             return plain.attention(query, key, value, rest[0], ranges, mask, rest[1], ctx.settings)

@@ -9,7 +9,7 @@ __all__ = ["STAMP"]
 
 STAMP = int.from_bytes(
     hashlib.sha256(
-        b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+        b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
     ).digest()[:6]
 )
-"""A hash of every file of this folder."""
+"""A hash of every file of this folder, and of those in it."""

@@ -343,8 +343,10 @@ def at_least(context: Any, row: Any, count: Any, limit: Any, values: Any, places
                 chosen = builder.and_(chosen, mask)
             as_bits = builder.bitcast(chosen, bits)
             # Without a branch on whether there is any: where some vectors have one, guesses cost more than this.
+            # (LLVM fails where no instruction does it and the lanes left over are to be given floats: AVX2, for one.)
+            rest = ir.Constant(e.vector, ir.Undefined)
             e.store(
-                e.call(f"llvm.experimental.vector.compress.{e.suffix}", some, chosen, e.const(0.0)),
+                e.call(f"llvm.experimental.vector.compress.{e.suffix}", some, chosen, rest),
                 values,
                 found,
             )

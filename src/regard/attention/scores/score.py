@@ -33,10 +33,10 @@ class Score(Part):
     def kernel(self) -> str | None:
         """The name of the fused kernel that compares prepared queries and keys; None where there is none.
 
-        `product` is the product times `factor`, `distance` the negative squared distance times `factor`, `additive` is
-        `net` times the hyperbolic tangent of their sum, `additive_relu` and `additive_leaky_relu` with these activations.
-        `leaky_` before a name is that score, multiplied with `leak` where it is below zero. A backend names those that
-        it knows.
+        `product` is the product times `factor`, `distance` the negative squared distance times `factor`; `additive` is
+        `net` times the hyperbolic tangent of their sum, `additive_relu` and `additive_leaky_relu` the same with these
+        activations. `leaky_` before a name is that score, multiplied with `leak` where it is below zero. A backend
+        names those that it knows.
         """
         return "product"
 

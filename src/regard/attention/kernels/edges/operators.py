@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.attention.kernels import edge_plain, plain
-from regard.attention.kernels.edge_plain import EdgeSettings
+from regard.attention.kernels import plain
+from regard.attention.kernels.edges import plain as along
+from regard.attention.kernels.edges.plain import EdgeSettings
 from regard.attention.masks.edges import Lists
 
 __all__ = ["attention"]
@@ -23,7 +24,7 @@ _TENSORS = (
     "Tensor query, Tensor key, Tensor value, Tensor? weight, Tensor starts, Tensor keys, Tensor? turns, "
     "Tensor? queries, Tensor? order, Tensor? mask, Tensor? bias"
 )
-_SETTINGS = "str score, float leak, str normalizer, float parameter, float dropout, int seed"
+_SETTINGS = "str score, float factor, float leak, str normalizer, float parameter, float dropout, int seed"
 _LIBRARY.define(f"edge_attention({_TENSORS}, {_SETTINGS}) -> (Tensor, Tensor)")
 _LIBRARY.define(
     f"edge_attention_backward(Tensor grad_output, Tensor? grad_weights, {_TENSORS}, Tensor weights, {_SETTINGS}, "
@@ -43,7 +44,7 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """Output and weights of attention along edges; the weights are in the order in which `lists` has these by query.
 
-    `weight` is that of an additive score; `mask` is True where an edge may be looked along, `bias` is added to its score.
+    `weight` is that of an additive score; `mask` is True where an edge may be looked along; `bias` is added to scores.
 
     *Shape:* query `(batch, heads, query_len, size)`, key `(batch, key_heads, key_len, size)`, value `(batch, key_heads,
     key_len, value_size)`, weight `(heads or 1, size)`, mask and bias `(batch or 1, heads or 1, edges)` -> output
@@ -55,52 +56,80 @@ def attention(
     return found
 
 
-def _run(*arguments: Any) -> Any:
-    from regard.attention.kernels import edge_cpu
+def _run(name: str) -> Any:
+    """The kernel of an operator, which takes the settings as one."""
+    fields = len(EdgeSettings._fields)
 
-    return edge_cpu.attention(*arguments[:11], EdgeSettings(*arguments[11:]))
+    def run(*arguments: Any) -> Any:
+        from regard.attention.kernels.edges import cpu
 
+        last = len(arguments) - (name == "attention_backward")
+        settings = EdgeSettings(*arguments[last - fields : last])
+        return getattr(cpu, name)(*arguments[: last - fields], settings, *arguments[last:])
 
-def _run_backward(*arguments: Any) -> Any:
-    from regard.attention.kernels import edge_cpu
-
-    return edge_cpu.attention_backward(*arguments[:14], EdgeSettings(*arguments[14:-1]), arguments[-1])
-
-
-_LIBRARY.impl("edge_attention", _run, "CPU")
-_LIBRARY.impl("edge_attention_backward", _run_backward, "CPU")
+    return run
 
 
-def rows_like(tensor: Tensor, rows: Tensor, size: int) -> Tensor:
-    """An empty tensor with as many rows as `rows` has, laid out as `tensor`: head by head, or the heads of one row
-    beside each other.
+_LIBRARY.impl("edge_attention", _run("attention"), "CPU")
+_LIBRARY.impl("edge_attention_backward", _run("attention_backward"), "CPU")
+
+
+def beside(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, bias: Tensor | None) -> bool:
+    """Whether heads are so small that those of a node are computed together, and lie beside each other in results."""
+    from regard.attention.kernels.emit import WIDTH
+
+    small = all(
+        any(tensor.shape[-1] == size for size in (2, 4, 8, 16) if size * tensor.element_size() <= WIDTH)
+        for tensor in (query, value)
+    )
+    return small and mask is None and bias is None and 1 < query.shape[1] == key.shape[1]
+
+
+def rows_like(tensor: Tensor, rows: Tensor, size: int, together: bool) -> Tensor:
+    """An empty tensor with as many rows as `rows` has, laid out as `tensor` or with the heads of a row `together`.
 
     *Shape:* tensor `(batch, heads, any, any)`, rows `(batch, heads, length, any)` -> `(batch, heads, length, size)`.
     """
     batch, heads, length, _ = rows.shape
-    if heads > 1 and tensor.stride(1) < tensor.stride(2):
+    if together or (heads > 1 and tensor.stride(1) < tensor.stride(2)):
         return tensor.new_empty(batch, length, heads, size).transpose(1, 2)
     return tensor.new_empty(batch, heads, length, size)
 
 
-@torch.library.register_fake("regard::edge_attention")
-def _(
+def along_edges(query: Tensor, edges: int, together: bool) -> Tensor:
+    """An empty tensor with a number for each edge and head.
+
+    *Shape:* query `(batch, heads, any, any)` -> `(batch, heads, edges)`.
+    """
+    batch, heads = query.shape[:2]
+    if together:
+        return query.new_empty(batch, edges, heads).transpose(1, 2)
+    return query.new_empty(batch, heads, edges)
+
+
+# Shapes, for compilers
+
+
+def _shapes(
     query: Tensor, key: Tensor, value: Tensor, weight: Any, starts: Tensor, keys: Tensor, *rest: Any
-) -> Any:
-    return rows_like(value, query, value.shape[-1]), query.new_empty(*query.shape[:2], keys.shape[0])
+) -> tuple[Tensor, Tensor]:
+    together = beside(query, key, value, rest[3], rest[4])
+    return rows_like(value, query, value.shape[-1], together), along_edges(query, keys.shape[0], together)
 
 
-@torch.library.register_fake("regard::edge_attention_backward")
-def _(
+def _gradient_shapes(
     grad_output: Tensor, grad_weights: Any, query: Tensor, key: Tensor, value: Tensor, weight: Any, *rest: Any
-) -> Any:
+) -> tuple[Tensor, ...]:
+    together = beside(query, key, value, rest[5], rest[6])
     return (
-        rows_like(query, query, query.shape[-1]),
-        rows_like(key, key, key.shape[-1]),
-        rows_like(value, value, value.shape[-1]),
+        *(rows_like(t, t, t.shape[-1], together) for t in (query, key, value)),
         query.new_empty(0 if weight is None else weight.shape),
-        query.new_empty((*query.shape[:2], rest[1].shape[0]) if rest[-1] else 0),
+        along_edges(query, rest[1].shape[0], False) if rest[-1] else query.new_empty(0),
     )
+
+
+torch.library.register_fake("regard::edge_attention", _shapes)
+torch.library.register_fake("regard::edge_attention_backward", _gradient_shapes)
 
 
 # Derivatives
@@ -140,9 +169,11 @@ def _gradient_again(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
 
     def gradients(*tensors: Any) -> Sequence[Tensor | None]:
         above, above_weights, query, key, value, weight, bias = tensors
+        if bias is not None:  # The operator's gradient of a bias is not summed up to its shape.
+            bias = bias.expand(*query.shape[:2], bias.shape[-1])
 
         def forward(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-            return edge_plain.attention(query, key, value, rest[0], starts, keys, mask, rest[1], ctx.settings)
+            return along.attention(query, key, value, rest[0], starts, keys, mask, rest[1], ctx.settings)
 
         return plain.gradients(forward, (query, key, value, weight, bias), above, above_weights)
 

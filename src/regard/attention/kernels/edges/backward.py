@@ -1,7 +1,7 @@
 """Attention along edges on the CPU, backward.
 
-First along the lists by query: the gradients of weights, of scores, of queries. Then along lists by key, for those of keys
-and values: so no two threads write to one place, and the order of every sum is fixed.
+First along the lists by query: the gradients of weights, of scores, of queries. Then along lists by key, for those of
+keys and values: so no two threads write to one place, and the order of every sum is fixed.
 """
 
 from __future__ import annotations
@@ -12,17 +12,7 @@ from typing import Any
 import numpy as np
 from numba import cfunc, njit, types
 
-from regard.attention.kernels.edge_rows import (
-    additive_sums,
-    bent_sums,
-    leak_slopes,
-    listed_product,
-    through_itself,
-    through_one,
-    through_power,
-    through_root,
-)
-from regard.attention.kernels.edges import (
+from regard.attention.kernels.edges.forward import (
     ADDITIVE,
     DISTANCE,
     ENTMAX,
@@ -32,6 +22,14 @@ from regard.attention.kernels.edges import (
     TOP,
     compare,
     support,
+)
+from regard.attention.kernels.edges.lists import additive_sums, bent_sums, listed_product
+from regard.attention.kernels.edges.rows import (
+    shape_slopes,
+    through_itself,
+    through_one,
+    through_power,
+    through_root,
 )
 from regard.attention.kernels.forward import kept_share
 from regard.attention.kernels.source import STAMP
@@ -52,7 +50,7 @@ def through_normalizer(normalizer, parameter, weights, slopes, count, power, zer
             through_root(weights, slopes, count, power)
         else:
             through_power(weights, slopes, count, power)
-    elif normalizer == SOFTMAX or normalizer == TOP:
+    elif normalizer in (SOFTMAX, TOP):
         through_itself(weights, slopes, count, power)
         if normalizer == SOFTMAX and parameter != 1:
             for e in range(count):
@@ -87,6 +85,7 @@ def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     grad_n, grad_h, grad_i = get(a, 42, INT), get(a, 43, INT), get(a, 44, INT)
     parameter, dropout = get(numbers, 0, 0.0), get(numbers, 1, 0.0)
     leak, bend = like(get(numbers, 2, 0.0), zero), like(get(numbers, 3, 0.0), zero)
+    factor = like(get(numbers, 4, 0.0), zero)
 
     here = scratch + thread * (5 * room + 2 * size) * item
     values, raw = here + room * item, here + 2 * room * item
@@ -147,7 +146,9 @@ def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                 net = weight + h * weight_h * item
                 if leak != 1:
                     compare(score, own, net, named, found, base, size, key_i, raw, bend)
-                    leak_slopes(here, raw, found, leak)
+                    shape_slopes(here, raw, found, factor, leak)
+                elif factor != 1:
+                    shape_slopes(here, here, found, factor, leak)
                 if whole:
                     for e in range(found):
                         put(slopes + line, e, get(here, e, zero), zero)
@@ -156,7 +157,7 @@ def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                         put(slopes + line, e, 0.0, zero)
                     for e in range(found):
                         put(slopes + line, np.int64(get(local, e, INT32)), get(here, e, zero), zero)
-                if score == PRODUCT or score == DISTANCE:
+                if score in (PRODUCT, DISTANCE):
                     sum_rows(here, named, found, base, size, out, key_i, zero)
                     if score == DISTANCE:
                         away_from(here, found, own, out, size, zero)
@@ -240,7 +241,7 @@ def key_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                             put(shares, found, share, zero)
                             put(here, found, get(slopes + line, place, zero), zero)
                             put(places, found, get(sources, e, INT32), INT32)
-                            found += np.int64(not share == 0)
+                            found += np.int64(share != 0)
                     if dropout > 0:
                         for e in range(found):
                             row = (n * heads + h) * query_len + np.int64(get(named, e, INT32))
@@ -254,7 +255,7 @@ def key_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                     sum_rows(shares, named, found, above, value_size, out, above_i, zero)
                     if again:
                         add_scaled(out, value_size, one, to_value)
-                    if score == PRODUCT or score == DISTANCE:
+                    if score in (PRODUCT, DISTANCE):
                         out = sums if again else to_key
                         sum_rows(here, named, found, base, size, out, query_i, zero)
                         if score == DISTANCE:

@@ -19,11 +19,13 @@ __all__ = ["Alike", "EdgeSettings", "alike", "attention", "in_place"]
 class EdgeSettings(NamedTuple):
     """What a fused call along edges is, but for its tensors.
 
-    `score` and `normalizer` are names that the kernels know, as in `settings.Settings`; scores below zero are multiplied
-    with `leak`. Dropout is drawn by the number of the query among those of all heads, and its key.
+    `score` and `normalizer` are names that the kernels know, as in `settings.Settings`. Scores are multiplied with
+    `factor`, and those that are then below zero with `leak`. Dropout is drawn by the number of the query among those of
+    all heads, and its key.
     """
 
     score: str
+    factor: float
     leak: float
     normalizer: str
     parameter: float
@@ -80,7 +82,7 @@ def attention(
     bias: Tensor | None,
     settings: EdgeSettings,
 ) -> tuple[Tensor, Tensor]:
-    """Output and weights by the definition. *Shape:* as in `edge_operators`."""
+    """Output and weights by the definition. *Shape:* as in `operators`."""
     normalizer = plain.normalizer_of(settings.normalizer, settings.parameter)
     value, (batch, heads, query_len, _) = for_each_head(value, query), query.shape
     head = torch.arange(batch * heads, device=query.device).view(batch, heads, 1)
@@ -92,6 +94,7 @@ def attention(
             query[..., some.rows, :].movedim(-2, 0).unsqueeze(-2), key[..., theirs, :].movedim(-3, 0),
             weight, settings.score,
         )  # fmt: skip
+        scores = scores if settings.factor == 1 else scores * settings.factor
         scores = scores if settings.leak == 1 else leaky_relu(scores, settings.leak)
         shown = some.exists if mask is None else some.exists & mask[..., some.edges]
         shown = shown.expand(batch, heads, *theirs.shape).movedim(2, 0).unsqueeze(-2)

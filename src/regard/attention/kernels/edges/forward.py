@@ -1,7 +1,7 @@
 """Attention along edges on the CPU, forward: every query against the keys of its own edges.
 
-The edges are listed by query. For each query and head: the scores of its list, the normaliser on that short row, the sum
-of the values. The weights along the edges are kept.
+The edges are listed by query. For each query and head: the scores of its list, the normaliser on that short row, the
+sum of the values. The weights along the edges are kept.
 """
 
 from __future__ import annotations
@@ -12,17 +12,10 @@ from typing import Any
 import numpy as np
 from numba import cfunc, njit, types
 
-from regard.attention.kernels.edge_rows import (
-    divide_row,
-    highest,
-    leak_row,
-    listed_additive,
-    listed_bent,
-    listed_distance,
-    listed_product,
-    sigmoid_row,
-    softmax_row,
-)
+from regard.attention.kernels.edges.lists import listed_additive, listed_bent, listed_distance, listed_product
+from regard.attention.kernels.edges.ranks import best_of_row, entmax15_row, sparsemax_row
+from regard.attention.kernels.edges.rows import divide_row, highest, shape_row, sigmoid_row, softmax_row
+from regard.attention.kernels.emit import WIDTH
 from regard.attention.kernels.forward import entmax, kept_share, top
 from regard.attention.kernels.source import STAMP
 from regard.attention.kernels.tile import FAST, INT, INT32
@@ -77,7 +70,7 @@ def support(row, count, keys, values, local, places, zero):  # type: ignore[no-u
         put(values, found, weight, zero)
         put(local, found, k, INT32)
         put(places, found, get(keys, k, INT32), INT32)
-        found += np.int64(not weight == 0)
+        found += np.int64(weight != 0)
     return found
 
 
@@ -85,10 +78,15 @@ def support(row, count, keys, values, local, places, zero):  # type: ignore[no-u
 def weigh(normalizer, parameter, row, count, room, item, zero):  # type: ignore[no-untyped-def]
     """The weights of a row of scores, in their place; behind it there are `ROOMS` rows' room.
 
-    Returns how many are not zero, where the first row behind has these and the second their places; -1 where that is not
-    known.
+    Returns how many are not zero, where the first row behind has these and the second their places; -1 where that is
+    not known.
     """
-    more, local, values, places = row + room * item, row + 2 * room * item, row + 4 * room * item, row + 5 * room * item
+    more, local, values, places = (
+        row + room * item,
+        row + 2 * room * item,
+        row + 4 * room * item,
+        row + 5 * room * item,
+    )
     largest = like(-np.inf, zero)
     if count:
         largest = best(row, count, values, zero) if normalizer == TOP else highest(row, count, zero)
@@ -104,8 +102,17 @@ def weigh(normalizer, parameter, row, count, room, item, zero):  # type: ignore[
         for e in range(count):
             put(row, e, np.nan, zero)
         return INT - 1
-    if normalizer == SOFTMAX:
-        total = softmax_row(row, count, largest, like(1 / parameter, zero))
+    fits = count <= WIDTH // item
+    if normalizer == ENTMAX and fits and parameter == 2:
+        sparsemax_row(row, count, largest)
+        return INT - 1
+    if normalizer == ENTMAX and fits and parameter == 1.5:
+        entmax15_row(row, count, largest)
+        return INT - 1
+    if normalizer == SOFTMAX or (normalizer == TOP and fits):
+        if normalizer == TOP and parameter < count:
+            best_of_row(row, count, like(parameter, zero))
+        total = softmax_row(row, count, largest, like(1 / parameter if normalizer == SOFTMAX else 1.0, zero))
         divide_row(row, count, total)
         return INT - 1
     if normalizer == ENTMAX:
@@ -149,10 +156,11 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     bias_n, bias_h, bias_e = get(a, 41, INT), get(a, 42, INT), get(a, 43, INT)
     parameter, dropout = get(numbers, 0, 0.0), get(numbers, 1, 0.0)
     leak, bend = like(get(numbers, 2, 0.0), zero), like(get(numbers, 3, 0.0), zero)
+    factor = like(get(numbers, 4, 0.0), zero)
 
     row = scratch + thread * ROOMS * room * item
     more, local, places = row + room * item, row + 2 * room * item, row + 3 * room * item
-    whole = not mask and not bias and (normalizer == SOFTMAX or normalizer == SIGMOID)
+    whole = not mask and not bias and normalizer in (SOFTMAX, SIGMOID)
     blocks = -(-query_len // rows)
 
     while True:
@@ -172,9 +180,11 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                 if count:
                     own = query + (n * query_n + h * query_h + i * query_i) * item
                     base = key + (n * key_n + k * key_h) * item
-                    compare(score, own, weight + h * weight_h * item, listed, count, base, size, key_i, row, bend)
-                    if leak != 1:
-                        leak_row(row, count, leak)
+                    compare(
+                        score, own, weight + h * weight_h * item, listed, count, base, size, key_i, row, bend
+                    )
+                    if factor != 1 or leak != 1:
+                        shape_row(row, count, factor, leak)
                     if bias:
                         at = n * bias_n + h * bias_h + first * bias_e
                         for e in range(count):

@@ -1,19 +1,20 @@
 """The inner loops of attention along edges with small heads: all heads of a node, side by side, in one row of vectors.
 
 A head of 2, 4, 8 or 16 channels is a part of a vector; so scores of several heads come from one, and their weights go
-into one. Rows are as in `edge_rows`; scores and weights have the heads of one edge beside each other.
+into one. Rows are as in `lists`; scores and weights have the heads of one edge beside each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from regard.attention.kernels.edge_rows import (
+from regard.attention.kernels.edges.lists import (
     Derivative,
     Step,
     folded,
@@ -40,12 +41,13 @@ __all__ = [
 
 
 def _beside(write: Callable[..., None]) -> Any:
-    """An intrinsic of ten whole numbers and a number, whose instructions the decorated function writes."""
+    """An intrinsic of eleven whole numbers and a number, whose instructions the decorated function writes."""
 
     def typed(
-        context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any, j: Any, number: Any
-    ) -> Any:
-        return types.void(*[types.intp] * 10, number), written(write, number)
+        context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any, j: Any, k: Any,
+        number: Any,
+    ) -> Any:  # fmt: skip
+        return types.void(*[types.intp] * 11, number), written(write, number)
 
     typed.__name__ = write.__name__
     return intrinsic(typed)
@@ -59,47 +61,48 @@ def _sizes(e: Emit) -> list[int]:
 def _compared(step: Step, weighted: bool) -> Callable[..., None]:
     def write(
         e: Emit, row: Value, weight: Value, places: Value, count: Value, rows: Value, size: Value, stride: Value,
-        out: Value, heads: Value, width: Value, bend: Value,
+        out: Value, heads: Value, width: Value, none: Value, bend: Value,
     ) -> None:  # fmt: skip
-        def some(start: Value, vectors: int, mask: Value | None) -> None:
-            load = e.load if mask is None else lambda a, i: e.load_some(a, i, mask)
-            at = [e.add(start, e.lanes * v) for v in range(vectors)]
-            mine = [load(row, place) for place in at]
-            w = [load(weight, place) if weighted else None for place in at]
+        def each(n: Value) -> list[Value]:
+            one, line = _place(e, rows, places, n, stride), e.mul(n, heads)
 
-            def each(n: Value) -> list[Value]:
-                one = _place(e, rows, places, n, stride)
-                parts = [step(e, mine[v], load(one, at[v]), w[v], bend, e.const(0.0)) for v in range(vectors)]
+            def some(start: Value, vectors: int, mask: Value | None) -> None:
+                load = e.load if mask is None else lambda a, i: e.load_some(a, i, mask)
+                parts = []
+                for v in range(vectors):
+                    at = e.add(start, e.lanes * v)
+                    w = load(weight, at) if weighted else None
+                    parts.append(step(e, load(row, at), load(one, at), w, bend, e.const(0.0)))
 
                 def finish(parts: Sequence[Value], folds: int) -> None:
                     """Fold until a head of `size` is one number; which size that is, is known when it runs."""
-                    two = len(parts) > 1
-                    pairs = zip(parts[::2], parts[1::2] if two else parts, strict=True)
+                    pairs = zip(parts[::2], parts[1::2] if len(parts) > 1 else parts, strict=True)
                     parts = [folded(e, first, second) for first, second in pairs]
                     head = 2**folds
                     with e.b.if_else(e.b.icmp_signed("==", size, ir.Constant(I64, head))) as (yes, no):
                         with yes:
-                            place = e.add(e.mul(n, heads), e.b.sdiv(start, ir.Constant(I64, head)))
+                            place = e.add(line, e.b.sdiv(start, ir.Constant(I64, head)))
                             for v, part in enumerate(parts):
+                                # What is written too much, the next ones write over.
                                 e.store(part, out, e.add(place, e.lanes * v))
                         with no:
                             if 2 * head <= max(_sizes(e)):
                                 finish(parts, folds + 1)
 
                 finish(parts, 1)
-                return []
 
-            e.loop(0, count, 1, [], each)
+            _chunks(e, width, 4, some)
+            return []
 
-        _chunks(e, width, 4, some)
+        e.loop(0, count, 1, [], each)
 
     return write
 
 
 @_beside
 def heads_product(e: Emit, *arguments: Value) -> None:
-    """out[n, h] = row[h] . rows[places[n], h], for heads of `size` in a row of `width`; `out` needs room for a vector
-    more, and that goes for all of these."""
+    """out[n, h] = row[h] . rows[places[n], h], for heads of `size` in a row of `width`; rows of `out` are `heads`
+    apart, and behind the last there is room for a vector more. (The last whole number says nothing.)"""
     _compared(step_product, False)(e, *arguments)
 
 
@@ -121,12 +124,15 @@ def heads_bent(e: Emit, *arguments: Value) -> None:
     _compared(step_bent, True)(e, *arguments)
 
 
-def _summed(add: Callable[[Emit, Value, Value, Value, Value], tuple[Value, ...]], sums: int, most: int) -> Callable[..., None]:
-    """`add` tells from a head's weight in all its lanes, a row's vector, `row`'s and the bend what is to be added up."""
+Add = Callable[[Emit, Value, Value, Value, Value], tuple[Value, ...]]
+"""From a head's weight in all its lanes, a vector of a listed row, one of `row` and the bend: what is to be summed."""
+
+
+def _summed(add: Add, sums: int, most: int) -> Callable[..., None]:
 
     def write(
         e: Emit, row: Value, weights: Value, numbers: Value, places: Value, count: Value, rows: Value, size: Value,
-        stride: Value, out: Value, width: Value, bend: Value,
+        stride: Value, out: Value, width: Value, apart: Value, bend: Value,
     ) -> None:  # fmt: skip
         numbered = e.b.icmp_signed("!=", numbers, ir.Constant(I64, 0))
         listed = e.b.select(numbered, numbers, places)
@@ -145,7 +151,7 @@ def _summed(add: Callable[[Emit, Value, Value, Value, Value], tuple[Value, ...]]
                 def body(n: Value, *totals: Value) -> list[Value]:
                     address = e.add(listed, e.mul(n, 4))
                     number = e.b.sext(e.b.load(e.b.inttoptr(address, I32.as_pointer())), I64)
-                    number = e.mul(e.b.select(numbered, number, n), heads)
+                    number = e.mul(e.b.select(numbered, number, n), apart)
                     one, found = _place(e, rows, places, n, stride), []
                     for v in range(vectors):
                         w = e.load_some(weights, e.add(number, whose[v]), theirs[v])
@@ -169,14 +175,15 @@ def _summed(add: Callable[[Emit, Value, Value, Value, Value], tuple[Value, ...]]
             _chunks(e, width, most, some)
 
         for head in _sizes(e):
-            e.when(e.b.icmp_signed("==", size, ir.Constant(I64, head)), lambda head=head: sized(head))
+            e.when(e.b.icmp_signed("==", size, ir.Constant(I64, head)), partial(sized, head))
 
     return write
 
 
 @_beside
 def heads_sum(e: Emit, *arguments: Value) -> None:
-    """out[h] = sum_n weights[numbers[n], h] rows[places[n], h]; without `numbers` it is weights[n, h]."""
+    """out[h] = sum_n weights[numbers[n], h] rows[places[n], h]; without `numbers` it is weights[n, h]. The weights of
+    edges are `apart` from each other."""
     _summed(lambda e, w, one, mine, bend: (one,), 1, 4)(e, *arguments)
 
 
@@ -186,8 +193,8 @@ def _derived(derive: Derivative) -> Callable[..., tuple[Value, ...]]:
 
 @_beside
 def heads_additive_sums(e: Emit, *arguments: Value) -> None:
-    """out[0] = sum_n weights[n] (1 - tanh^2), out[1] = sum_n weights[n] tanh, each of tanh(row + rows[places[n]]) and of
-    `width` numbers, with a head's weight for all its channels."""
+    """out[0] = sum_n weights[n] (1 - tanh^2), out[1] = sum_n weights[n] tanh, each of tanh(row + rows[places[n]]) and
+    of `width` numbers, with a head's weight for all its channels."""
     _summed(_derived(of_tanh), 2, 1)(e, *arguments)
 
 

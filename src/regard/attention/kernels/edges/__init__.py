@@ -1,0 +1,1 @@
+"""Attention along the edges of a graph: the kernels, and the operators that run them."""
