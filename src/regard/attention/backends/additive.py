@@ -27,7 +27,7 @@ def unsupported(call: AttentionCall) -> list[str]:
         reasons.append("query or key is empty")
     if call.transformed and not torch.compiler.is_compiling():
         reasons.append("compiled kernels have no function transforms and no forward-mode derivative")
-    if reason := missing(call.query.device.type):
+    if reason := missing(call.query.device.type, load=not reasons):
         reasons.append(reason)
     return reasons
 

@@ -61,7 +61,7 @@ def unfused(call: AttentionCall) -> list[str]:
         reasons.append("query, key or value is empty")
     if call.query.device.type != "cpu":
         reasons.append(f"there is no kernel for the device {call.query.device.type!r}")
-    elif reason := missing("cpu"):
+    elif reason := missing("cpu", load=not reasons):
         reasons.append(reason)
     return reasons
 

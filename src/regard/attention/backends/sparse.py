@@ -45,7 +45,7 @@ def unsupported(call: AttentionCall) -> list[str]:
         reasons.append("compiled kernels have no function transforms and no forward-mode derivative")
     if torch.compiler.is_compiling() and call.dropout:
         reasons.append("a compiler would draw the same dropout each time")
-    if reason := missing(device):
+    if reason := missing(device, load=not reasons):
         reasons.append(reason)
     if device == "cuda" and not reasons:
         from regard.attention.kernels import gpu
@@ -60,7 +60,11 @@ def settings_of(call: AttentionCall) -> Settings:
     score, kernel = call.score.kernel, call.normalizer.kernel
     assert score is not None
     assert kernel is not None
-    return Settings(score, *kernel)
+    scale = 1.0
+    if score == "distance" and call.query.device.type != "cuda":
+        # Only the differences of queries and keys are exact for near ones: they are not to be scaled before.
+        scale = call.score.factor(call.key.shape[-1])
+    return Settings(score, *kernel, scale)
 
 
 def cost(call: AttentionCall) -> str:
@@ -78,10 +82,11 @@ def cost(call: AttentionCall) -> str:
 
 def pairs(call: AttentionCall) -> int:
     grid, heads = call.grid, count(call.query.shape[:-2])
-    spans = [(0, grid.key_len)] * grid.query_len
-    if call.mask is not None and call.hides:
-        spans = [call.mask.span(row, row + 1, grid) for row in range(grid.query_len)]
-    return heads * sum(high - low for low, high in spans)
+    ranges = call.mask.ranges(grid) if call.mask is not None and call.hides else None
+    if ranges is None:
+        return heads * grid.query_len * grid.key_len
+    shown = (ranges[..., 1] - ranges[..., 0]).clamp(min=0)
+    return int(shown.expand(*call.query.shape[:-1]).sum())
 
 
 def derivatives(call: AttentionCall) -> str:
@@ -153,7 +158,8 @@ def prepared(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor, Tensor | None
     factor = call.score.factor(key.shape[-1])
     if call.score.kernel == "product":
         query = query if factor == 1.0 else query * factor
-    elif call.score.kernel == "distance":
+    elif call.score.kernel == "distance" and query.device.type == "cuda":
+        # The GPU's kernel knows no scale.
         query, key = query * factor**0.5, key * factor**0.5
     value = for_each_head(call.value, key) if key.shape[:-2] != call.value.shape[:-2] else call.value
     net = call.score.net(key.shape[-1], query)

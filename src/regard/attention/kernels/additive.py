@@ -6,10 +6,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit, types
+from numba import njit
 
 from regard.attention.kernels.emit import ROWS, WIDTH
-from regard.attention.kernels.source import STAMP
+from regard.attention.kernels.source import STAMP, compiled
 from regard.attention.kernels.tile import EXPONENTIAL, FAST, INT, SMALL, fill_tile
 from regard.attention.kernels.vectors import (
     additive_slopes,
@@ -76,7 +76,7 @@ def score_tasks(arguments, zero):  # type: ignore[no-untyped-def]
         keys = key + (n * key_heads + h // (heads // key_heads)) * keys_size * size * item
         own = weight + h * weight_stride * item
         fill_tile(
-            score, block, padded, keys, own, size, tile, stride, INT, key_len, by_row, item, panel, zero
+            score, block, padded, keys, size, own, size, tile, stride, INT, key_len, by_row, item, panel, zero
         )
         for r in range(here):
             out = output + (head * query_len + start + r) * key_len * item
@@ -210,7 +210,7 @@ def scores(item: int) -> Any:
     """The kernel of scores, for numbers of `item` bytes."""
     zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
 
-    @cfunc(types.void(types.intp), cache=True)
+    @compiled
     def additive_scores(arguments):  # type: ignore[no-untyped-def]
         if stamp:
             score_tasks(arguments, zero)
@@ -223,7 +223,7 @@ def slopes(item: int) -> Any:
     """The kernel of gradients, for numbers of `item` bytes."""
     zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
 
-    @cfunc(types.void(types.intp), cache=True)
+    @compiled
     def additive_gradients(arguments):  # type: ignore[no-untyped-def]
         if stamp:
             slope_tasks(arguments, zero)
@@ -236,7 +236,7 @@ def few_slopes(item: int) -> Any:
     """The kernel of gradients where queries are few: keys are read as they are given."""
     zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
 
-    @cfunc(types.void(types.intp), cache=True)
+    @compiled
     def additive_gradients_of_few(arguments):  # type: ignore[no-untyped-def]
         if stamp:
             few_slope_tasks(arguments, zero)

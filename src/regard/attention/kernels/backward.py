@@ -12,10 +12,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit, types
+from numba import njit
 
 from regard.attention.kernels.forward import ENTMAX, TOP, kept_share
-from regard.attention.kernels.source import STAMP
+from regard.attention.kernels.source import STAMP, compiled
 from regard.attention.kernels.tile import DISTANCE, FAST, INT, INT32, PRODUCT
 from regard.attention.kernels.vectors import (
     add_scaled,
@@ -80,7 +80,7 @@ def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     size, value_size, score, normalizer = get(a, 19, INT), get(a, 20, INT), get(a, 21, INT), get(a, 22, INT)
     rows, share, item, weight_stride = get(a, 23, INT), get(a, 24, INT), get(a, 25, INT), get(a, 26, INT)
     seed, first_row, all_rows = get(a, 27, INT), get(a, 28, INT), get(a, 29, INT)
-    parameter, dropout = get(numbers, 0, 0.0), get(numbers, 1, 0.0)
+    parameter, dropout, scale = get(numbers, 0, 0.0), get(numbers, 1, 0.0), get(numbers, 2, 0.0)
     blocks = -(-query_len // rows)
     sums = scratch + thread * 2 * size * item
 
@@ -133,6 +133,9 @@ def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
             if grad_bias:
                 for k in range(count):
                     put(grad_bias, row * key_len + get(places, k, INT32), get(here, k, zero), zero)
+            if scale != 1:
+                for k in range(count):
+                    put(here, k, get(here, k, zero) * scale, zero)
             source = query + row * size * item
             if score in (PRODUCT, DISTANCE):
                 sum_rows(here, places, count, keys, size, out, size, zero)
@@ -211,7 +214,7 @@ def backward_queries(item: int) -> Any:
     """The kernel of the queries' gradients, for numbers of `item` bytes."""
     zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
 
-    @cfunc(types.void(types.intp), cache=True)
+    @compiled
     def attention_backward_queries(arguments):  # type: ignore[no-untyped-def]
         if stamp:
             query_tasks(arguments, zero)
@@ -224,7 +227,7 @@ def backward_keys(item: int) -> Any:
     """The kernel of the keys' and values' gradients, for numbers of `item` bytes."""
     zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
 
-    @cfunc(types.void(types.intp), cache=True)
+    @compiled
     def attention_backward_keys(arguments):  # type: ignore[no-untyped-def]
         if stamp:
             key_tasks(arguments, zero)

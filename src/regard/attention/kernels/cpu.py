@@ -27,16 +27,16 @@ SMALL = 0.25
 """Up to here their sum is in the range of the polynomial that is exact near zero, too."""
 AGAIN_BYTES = 2**24
 """How much a support that is found again in the backward pass may take."""
-FEW = 4
+FEW = {"product": 16, "distance": 16, "additive": 4}
 """Up to so many queries, keys are read as they are: to put them into panels would take longer than the scores."""
 
 SCORES = {"product": tile.PRODUCT, "distance": tile.DISTANCE, "additive": tile.ADDITIVE}
 NORMALIZERS = {"entmax": forward.ENTMAX, "top": forward.TOP, "hardmax": forward.HARDMAX}
 
 
-def rows(query_len: int, key_len: int, item: int) -> int:
+def rows(query_len: int, key_len: int, item: int, score: str) -> int:
     """How many queries are a block."""
-    if query_len <= FEW:
+    if query_len <= FEW[score]:
         return query_len
     fit = TILE_BYTES // (max(key_len, 1) * item) // ROWS * ROWS
     return min(max(fit, ROWS), 4 * ROWS, tile.padded_rows(query_len))
@@ -64,8 +64,8 @@ class Layout:
         panel = tile.panel_keys(item)
         panels = -(-key.shape[-2] // panel)
         code, own = SCORES[score], query.new_empty(0) if weight is None else weight.contiguous()
-        if query.shape[-2] <= FEW:
-            return cls(query.contiguous(), key.contiguous(), own, code, True, panel, panels)
+        if query.shape[-2] <= FEW[score]:
+            return cls(query.contiguous(), _rows_of(key), own, code, True, panel, panels)
         if weight is not None:
             largest = _largest(query, key)
             if largest <= SMALL and item == 4:
@@ -79,8 +79,18 @@ class Layout:
         return cls(query.contiguous(), key.contiguous(), own.contiguous(), code, False, panel, panels)
 
     @property
+    def key_strides(self) -> list[int]:
+        """From one batch element, head and key to the next. (Keys of a panel are not apart by rows.)"""
+        return list(self.key.stride()[:3])
+
+    @property
     def weight_stride(self) -> int:
         return self.weight[0].numel() if len(self.weight) > 1 else 0
+
+
+def _rows_of(tensor: Tensor) -> Tensor:
+    """The same, with the numbers of a row side by side: a part of a cache is read where it lies."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
 def _largest(*tensors: Tensor) -> float:
@@ -93,9 +103,9 @@ def additive_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
     """`weight . tanh(query + key)`. *Shape:* `(batch, heads, query_len, key_len)`."""
     batch, heads, query_len, _ = query.shape
     key_heads, key_len = key.shape[1], key.shape[-2]
-    layout = Layout.of(query, key, weight, "additive")
+    layout = Layout.of(query, key.contiguous(), weight, "additive")
     item, size = query.element_size(), layout.query.shape[-1]
-    height, stride = rows(query_len, key_len, item), _stride(layout)
+    height, stride = rows(query_len, key_len, item, "additive"), _stride(layout)
     scratch_size = height * size + height * stride
     scratch = query.new_empty(threads() * scratch_size + WIDTH)
     output = query.new_empty(batch, heads, query_len, key_len)
@@ -121,7 +131,7 @@ def additive_scores_backward(
     grad, own = grad.contiguous(), weight.contiguous()
     stride = channels if len(weight) > 1 else 0
     grad_query = query.new_empty(query.shape)
-    if query_len <= FEW:
+    if query_len <= FEW["additive"]:
         query, key = query.contiguous(), key.contiguous()
         grad_key = query.new_zeros(key.shape)
         grad_weight = query.new_zeros(batch, heads, 1, channels)
@@ -194,9 +204,9 @@ def attention(
     batch, heads, query_len, _ = query.shape
     key_heads, key_len, value_size = key.shape[1], key.shape[-2], value.shape[-1]
     layout = Layout.of(query, key, weight, settings.score)
-    value = value.contiguous()
+    value = _rows_of(value)
     item, size = query.element_size(), layout.query.shape[-1]
-    height, stride = rows(query_len, key_len, item), _stride(layout)
+    height, stride = rows(query_len, key_len, item, settings.score), _stride(layout)
     blocks = -(-query_len // height)
     if share is None:
         share = kept_keys(settings.normalizer, settings.parameter, key_len) if keep else 0
@@ -207,7 +217,7 @@ def attention(
     kept = query.new_empty(batch, heads, query_len, share)
     scratch_size = height * size + (height + 6) * (stride + 64)
     scratch = query.new_empty(threads() * scratch_size)
-    numbers = np.array([settings.parameter, settings.dropout])
+    numbers = np.array([settings.parameter, settings.dropout, settings.scale])
     if ranges is not None:
         ranges = ranges.to(torch.int32).contiguous()
     in_threads(
@@ -217,8 +227,9 @@ def attention(
             *_addresses(output, weights, counts, index, kept, scratch), scratch_size, numbers.ctypes.data,
             heads, key_heads, query_len, key_len, size, value_size,
             layout.score, NORMALIZERS[settings.normalizer], layout.by_row, height, stride, share, item, layout.panel,
-            layout.panels, layout.weight_stride, settings.seed,
+            layout.weight_stride, settings.seed,
             *_strides(ranges, 3), *_strides(mask, 4), *_strides(bias, 4), settings.first, settings.whole,
+            *layout.key_strides, *value.stride()[:3],
         ],
         batch * heads * blocks,
     )  # fmt: skip
@@ -305,7 +316,7 @@ def _from_support(
     item, share, height = (
         query.element_size(),
         index.shape[-1],
-        rows(query_len, key_len, query.element_size()),
+        rows(query_len, key_len, query.element_size(), settings.score),
     )
     blocks = -(-query_len // height)
     slopes = torch.empty_like(kept)
@@ -313,7 +324,7 @@ def _from_support(
     grad_weight = query.new_zeros((batch, heads, blocks, size) if weight is not None else 0)
     grad_bias = query.new_zeros((batch, heads, query_len, key_len) if want_bias else 0)
     scratch = query.new_empty(threads() * 2 * size)
-    numbers = np.array([settings.parameter, settings.dropout])
+    numbers = np.array([settings.parameter, settings.dropout, settings.scale])
     code, weight_stride = SCORES[settings.score], size if weight is not None and len(weight) > 1 else 0
     in_threads(
         backward.backward_queries(item),

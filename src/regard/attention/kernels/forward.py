@@ -12,10 +12,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit, types
+from numba import njit
 
 from regard.attention.kernels.emit import ROWS
-from regard.attention.kernels.source import STAMP
+from regard.attention.kernels.source import STAMP, compiled
 from regard.attention.kernels.tile import FAST, INT, INT32, fill_tile, finish_row
 from regard.attention.kernels.vectors import (
     GROUPS,
@@ -247,7 +247,7 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
         get(a, 19, INT),
         get(a, 20, INT),
     )
-    score, normalizer, by_row, rows, stride, share, item, panel, panels = (
+    score, normalizer, by_row, rows, stride, share, item, panel = (
         get(a, 21, INT),
         get(a, 22, INT),
         get(a, 23, INT),
@@ -256,14 +256,15 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
         get(a, 26, INT),
         get(a, 27, INT),
         get(a, 28, INT),
-        get(a, 29, INT),
     )
-    weight_stride, seed = get(a, 30, INT), get(a, 31, INT)
-    ranges_n, ranges_h, ranges_i = get(a, 32, INT), get(a, 33, INT), get(a, 34, INT)
-    mask_n, mask_h, mask_i, mask_j = get(a, 35, INT), get(a, 36, INT), get(a, 37, INT), get(a, 38, INT)
-    bias_n, bias_h, bias_i, bias_j = get(a, 39, INT), get(a, 40, INT), get(a, 41, INT), get(a, 42, INT)
-    first_row, all_rows = get(a, 43, INT), get(a, 44, INT)
-    parameter, dropout = get(numbers, 0, 0.0), get(numbers, 1, 0.0)
+    weight_stride, seed = get(a, 29, INT), get(a, 30, INT)
+    ranges_n, ranges_h, ranges_i = get(a, 31, INT), get(a, 32, INT), get(a, 33, INT)
+    mask_n, mask_h, mask_i, mask_j = get(a, 34, INT), get(a, 35, INT), get(a, 36, INT), get(a, 37, INT)
+    bias_n, bias_h, bias_i, bias_j = get(a, 38, INT), get(a, 39, INT), get(a, 40, INT), get(a, 41, INT)
+    first_row, all_rows = get(a, 42, INT), get(a, 43, INT)
+    key_n, key_h, key_row = get(a, 44, INT), get(a, 45, INT), get(a, 46, INT)
+    value_n, value_h, value_row = get(a, 47, INT), get(a, 48, INT), get(a, 49, INT)
+    parameter, dropout, scale = get(numbers, 0, 0.0), get(numbers, 1, 0.0), get(numbers, 2, 0.0)
 
     block = scratch + thread * scratch_size * item
     tile = block + rows * size * item
@@ -274,7 +275,6 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     maxima = tile + (rows + 5) * row_room
     blocks = -(-query_len // rows)
     power = like(1 / (parameter - 1) if normalizer == ENTMAX else 1.0, zero)
-    keys_size = key_len if by_row else panels * panel
 
     while True:
         task = fetch_add(arguments + 8)
@@ -284,7 +284,7 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
         number = blocks - 1 - task % blocks
         head = task // blocks
         n, h = head // heads, head % heads
-        key_head = n * key_heads + h // (heads // key_heads)
+        key_head = h // (heads // key_heads)
         start = number * rows
         here = min(rows, query_len - start)
         low, high = INT, key_len
@@ -302,12 +302,13 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
         for i in range(here * size, padded * size):
             put(block, i, zero, zero)
         if low < high:
-            keys = key + key_head * keys_size * size * item
+            keys = key + (n * key_n + key_head * key_h) * item
             fill_tile(
                 score,
                 block,
                 padded,
                 keys,
+                key_row,
                 weight + h * weight_stride * item,
                 size,
                 tile,
@@ -338,6 +339,7 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
             if one < two:
                 finish_row(
                     scores,
+                    scale,
                     one,
                     two,
                     bias + (n * bias_n + h * bias_h + i * bias_i) * item if bias else INT,
@@ -395,10 +397,10 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                     used,
                     more_places,
                     found,
-                    value + key_head * key_len * value_size * item,
+                    value + (n * value_n + key_head * value_h) * item,
                     value_size,
                     out,
-                    value_size,
+                    value_row,
                     zero,
                 )
                 if room + found <= here * share and not full:
@@ -422,7 +424,7 @@ def forward(item: int) -> Any:
     """The kernel for numbers of `item` bytes."""
     zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
 
-    @cfunc(types.void(types.intp), cache=True)
+    @compiled
     def attention_forward(arguments):  # type: ignore[no-untyped-def]
         if stamp:
             forward_tasks(arguments, zero)

@@ -18,7 +18,8 @@ from regard.attention.kernels.settings import Settings, kept_keys
 __all__ = ["additive_scores", "attention"]
 
 _LIBRARY = torch.library.Library("regard", "DEF")
-_SETTINGS = "str score, str normalizer, float parameter, float dropout, int seed, SymInt first, SymInt whole"
+_SETTINGS = "str score, str normalizer, float parameter, float scale, float dropout, int seed, "
+_SETTINGS += "SymInt first, SymInt whole"
 _LIBRARY.define("additive_scores(Tensor query, Tensor key, Tensor weight) -> Tensor")
 _LIBRARY.define(
     "additive_scores_backward(Tensor grad, Tensor query, Tensor key, Tensor weight) -> (Tensor, Tensor, Tensor)"
@@ -85,20 +86,58 @@ def _kernels(device: str) -> Any:
 
 
 def _additive_scores(query: Tensor, key: Tensor, weight: Tensor) -> Any:
+    _check(query, key, weight)
     return _kernels(query.device.type).additive_scores(query, key, weight)
 
 
 def _additive_scores_backward(grad: Tensor, query: Tensor, key: Tensor, weight: Tensor) -> Any:
+    _check(query, key, weight, grad)
     return _kernels(query.device.type).additive_scores_backward(grad, query, key, weight)
 
 
+def _check(query: Tensor, key: Tensor, *others: Tensor | None) -> None:
+    """Raise `ValueError` unless tensors have one type that kernels compute in, and queries and keys fit."""
+    kinds = {tensor.dtype for tensor in (query, key, *others) if tensor is not None}
+    allowed = [torch.float32, torch.float64, *((torch.float16, torch.bfloat16) if query.is_cuda else ())]
+    if len(kinds) != 1 or query.dtype not in allowed:
+        raise ValueError(f"tensors must have one type of {allowed}, they have {kinds}")
+    ranks = query.ndim == key.ndim == 4
+    if not ranks or query.shape[0] != key.shape[0] or query.shape[1] % max(key.shape[1], 1):
+        raise ValueError(
+            f"query and key must be (batch, heads, length, size): {tuple(query.shape)}, {tuple(key.shape)}"
+        )
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(f"query has {query.shape[-1]} channels, key has {key.shape[-1]}")
+
+
+def _check_pictures(query: Tensor, key: Tensor, value: Tensor, *pictures: Tensor | None) -> None:
+    """Raise `ValueError` unless value, ranges, mask and bias fit query and key."""
+    ranges, mask, bias = pictures
+    if value.shape[:-1] != key.shape[:-1]:
+        raise ValueError(f"value must fit key {tuple(key.shape)}, it is {tuple(value.shape)}")
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"mask must be boolean, it is {mask.dtype}")
+    whole = (*query.shape[:-1], key.shape[-2])
+    seen = None if ranges is None else (*query.shape[:-1], 2)
+    for name, picture, shape in (("mask", mask, whole), ("bias", bias, whole), ("ranges", ranges, seen)):
+        if picture is None:
+            continue
+        fits = [size in (1, full) for size, full in zip(picture.shape, shape or (), strict=False)]
+        exact = name != "ranges" or picture.shape[-2:] == (query.shape[-2], 2)
+        if picture.ndim != 4 or not all(fits) or not exact:
+            raise ValueError(f"{name} must fit {shape}, it is {tuple(picture.shape)}")
+
+
 def _attention(*arguments: Any) -> Any:
-    tensors, settings, (want_weights, keep) = arguments[:7], Settings(*arguments[7:14]), arguments[14:]
-    return _kernels(tensors[0].device.type).attention(*tensors, settings, want_weights, keep)
+    tensors, settings, (want_weights, keep) = arguments[:7], Settings(*arguments[7:15]), arguments[15:]
+    query, key, value, weight, ranges, mask, bias = tensors
+    _check(query, key, value, weight, bias)
+    _check_pictures(query, key, value, ranges, mask, bias)
+    return _kernels(query.device.type).attention(*tensors, settings, want_weights, keep)
 
 
 def _attention_backward(*arguments: Any) -> Any:
-    tensors, settings, (want_bias,) = arguments[:14], Settings(*arguments[14:21]), arguments[21:]
+    tensors, settings, (want_bias,) = arguments[:14], Settings(*arguments[14:22]), arguments[22:]
     return _kernels(tensors[0].device.type).attention_backward(*tensors, settings, want_bias)
 
 
@@ -126,7 +165,7 @@ def _scores_gradient_shapes(
 
 
 def _attention_shapes(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    settings, (want_weights, keep) = Settings(*rest[4:11]), rest[11:]
+    settings, (want_weights, keep) = Settings(*rest[4:12]), rest[12:]
     rows, key_len = query.shape[:-1], key.shape[-2]
     if query.device.type == "cuda":
         found: tuple[Tensor, ...] = _kernels("cuda").shapes(query, key, value, settings, want_weights)
@@ -197,8 +236,9 @@ def _keep_call(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
     result, _, *state = output
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*state)
-    ctx.save_for_backward(*inputs[:7], result, *state)
-    ctx.settings = Settings(*inputs[7:14])
+    # On the CPU the support is all that the backward pass needs.
+    ctx.save_for_backward(*inputs[:7], result if result.is_cuda else result.new_empty(0), *state)
+    ctx.settings = Settings(*inputs[7:15])
     ctx.want_bias = inputs[6] is not None and ctx.needs_input_grad[6]
 
 
@@ -206,7 +246,7 @@ def _attention_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     query, key, value, weight, ranges, mask, bias, output, *state = ctx.saved_tensors
     grad_output, grad_weights = grads[0], grads[1]
     if grad_output is None:
-        grad_output = torch.zeros_like(output)
+        grad_output = query.new_zeros(*query.shape[:-1], value.shape[-1])
     found = torch.ops.regard.attention_backward(
         grad_output, grad_weights, query, key, value, weight, ranges, mask, bias, output, *state,
         *ctx.settings, ctx.want_bias,
@@ -222,13 +262,13 @@ def _attention_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         None,
         None,
         grad_bias if ctx.want_bias else None,
-        *[None] * 9,
+        *[None] * 10,
     )
 
 
 def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:9])
-    ctx.settings, ctx.want_bias, ctx.count = Settings(*inputs[14:21]), inputs[21], len(inputs)
+    ctx.settings, ctx.want_bias, ctx.count = Settings(*inputs[14:22]), inputs[21], len(inputs)
 
 
 def _attention_gradient_again(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:

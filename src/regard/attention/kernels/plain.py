@@ -115,7 +115,10 @@ def attention(
     settings: Settings,
 ) -> tuple[Tensor, Tensor]:
     """Output and weights by the definition, every pair written out. *Shape:* as in `operators`."""
-    scores = hide(scores_of(query, key, weight, settings.score), ranges, mask, bias)
+    scores = scores_of(query, key, weight, settings.score)
+    if settings.scale != 1:
+        scores = scores * settings.scale
+    scores = hide(scores, ranges, mask, bias)
     blind = (scores.detach() == -torch.inf).all(-1, keepdim=True)
     normalizer = normalizer_of(settings.normalizer, settings.parameter)
     weights = normalizer.weigh(scores.masked_fill(blind, 0.0)).masked_fill(blind, 0.0)

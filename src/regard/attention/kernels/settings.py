@@ -15,14 +15,15 @@ SUPPORT = 256
 class Settings(NamedTuple):
     """Score and normaliser by the names that kernels know, and how dropout is drawn.
 
-    `score` is `product`, `distance` ($-|q - k|^2$) or `additive`. `normalizer` is `entmax`, whose `parameter` is alpha;
-    `top`, how many keys are kept; `hardmax`; on a GPU also `softmax`, its temperature, and `sigmoid`, its bias. `first`
-    is the place of the first query among the `whole` of its head: dropout is drawn by it.
+    `score` is `product`, `distance` ($-|q - k|^2$) or `additive`, times `scale`. `normalizer` is `entmax`, whose
+    `parameter` is alpha; `top`, how many keys are kept; `hardmax`; on a GPU also `softmax`, its temperature, and
+    `sigmoid`, its bias. `first` is the place of the first query among the `whole` of its head: dropout is drawn by it.
     """
 
     score: str
     normalizer: str
     parameter: float
+    scale: float = 1.0
     dropout: float = 0.0
     seed: int = 0
     first: int = 0
@@ -31,5 +32,5 @@ class Settings(NamedTuple):
 
 def kept_keys(normalizer: str, parameter: float, key_len: int) -> int:
     """How many keys a query has room for in what is kept; the queries of a block share theirs."""
-    most = {"entmax": SUPPORT, "top": int(parameter), "hardmax": 1}[normalizer]
+    most = {"entmax": SUPPORT, "top": min(int(parameter), SUPPORT), "hardmax": 1}[normalizer]
     return torch.sym_min(key_len, most)

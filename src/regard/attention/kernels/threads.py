@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,12 @@ def _parallel() -> Callable[[Any, int, int], object]:
 
     def in_python(kernel: Any, address: int, workers: int) -> None:
         # A ctypes function lets go of the interpreter while it runs.
-        list(pool.map(kernel.ctypes, [address] * workers))
+        running = [pool.submit(kernel.ctypes, address) for _ in range(workers)]
+        try:
+            wait(running)
+        finally:
+            # Whatever interrupts this, no thread may go on writing into tensors that are given up.
+            wait(running)
 
     return in_python
 

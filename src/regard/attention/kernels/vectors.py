@@ -480,7 +480,7 @@ def sum_rows(
 
 
 def _chunks(e: Emit, size: Value, most: int, some: Callable[[Value, int, Value | None], None]) -> None:
-    """`some(start, vectors, mask)` for a row of `size` numbers: most, half, ... one vector at a time; the rest by mask."""
+    """`some(start, vectors, mask)` for a row of `size` numbers: most, half, ... one vector at once, the rest masked."""
     start, vectors = e.whole_number(0), most
     while vectors:
         step = vectors * e.lanes
@@ -663,8 +663,8 @@ def _slopes(tanh: Tanh) -> Callable[..., None]:
 def additive_slopes(e: Emit, *arguments: Value) -> None:
     """From e^2query, e^2key and the gradient `slopes` of a register tile of scores, with t = tanh(query + key).
 
-    In `sums`, lane by lane: the sums over the keys of slope t, for all queries together, and of slope (1 - t^2), for each
-    query; in `panel` the sums of the latter over the queries. A tile of zeros costs nothing.
+    In `sums`, lane by lane: the sums over the keys of slope t, for all queries together, and of slope (1 - t^2), for
+    each query; in `panel` the sums of the latter over the queries. A tile of zeros costs nothing.
     """
     _slopes(_exponential_tanh)(e, *arguments)
 

@@ -35,7 +35,7 @@ class Padding(Mask):
 
     def ranges(self, grid: Grid) -> Tensor | None:
         trailing = max(grid.ndim - self.lengths.ndim, 2) - 1
-        lengths = self.lengths.to(grid.device)
+        lengths = self.lengths.to(grid.device, torch.int64)
         lengths = lengths.reshape(*lengths.shape, *(1,) * trailing)
         return ranges_between(torch.zeros_like(lengths), lengths, grid)
 

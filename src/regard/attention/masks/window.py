@@ -51,8 +51,12 @@ class Window(Mask):
 
     def ranges(self, grid: Grid) -> Tensor | None:
         place = torch.arange(grid.query_len, device=grid.device) + (grid.key_len - grid.query_len)
-        low = torch.zeros_like(place) if self.left is None else place - self.left
-        high = torch.full_like(place, grid.key_len) if self.right is None else place + (self.right + 1)
+        # No limit reaches further than this, and a larger number would not fit.
+        most = grid.query_len + grid.key_len
+        low = torch.zeros_like(place) if self.left is None else place - min(self.left, most)
+        high = (
+            torch.full_like(place, grid.key_len) if self.right is None else place + min(self.right, most) + 1
+        )
         return ranges_between(low, high, grid)
 
     def hides(self, grid: Grid) -> bool:

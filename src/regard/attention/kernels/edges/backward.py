@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit, types
+from numba import njit
 
 from regard.attention.kernels.edges.forward import (
     ADDITIVE,
@@ -32,7 +32,7 @@ from regard.attention.kernels.edges.rows import (
     through_root,
 )
 from regard.attention.kernels.forward import kept_share
-from regard.attention.kernels.source import STAMP
+from regard.attention.kernels.source import STAMP, compiled
 from regard.attention.kernels.tile import FAST, INT, INT32
 from regard.attention.kernels.vectors import add_scaled, fetch_add, get, like, put, sum_rows
 
@@ -278,7 +278,7 @@ def backward_queries(item: int) -> Any:
     """The kernel of the queries' gradients, for numbers of `item` bytes."""
     zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
 
-    @cfunc(types.void(types.intp), cache=True)
+    @compiled
     def edge_attention_queries(arguments):  # type: ignore[no-untyped-def]
         if stamp:
             query_tasks(arguments, zero)
@@ -291,7 +291,7 @@ def backward_keys(item: int) -> Any:
     """The kernel of the keys' and values' gradients, for numbers of `item` bytes."""
     zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
 
-    @cfunc(types.void(types.intp), cache=True)
+    @compiled
     def edge_attention_keys(arguments):  # type: ignore[no-untyped-def]
         if stamp:
             key_tasks(arguments, zero)

@@ -10,14 +10,14 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit, types
+from numba import njit
 
 from regard.attention.kernels.edges.lists import listed_additive, listed_bent, listed_distance, listed_product
 from regard.attention.kernels.edges.ranks import best_of_row, entmax15_row, sparsemax_row
 from regard.attention.kernels.edges.rows import divide_row, highest, shape_row, sigmoid_row, softmax_row
 from regard.attention.kernels.emit import WIDTH
 from regard.attention.kernels.forward import entmax, kept_share, top
-from regard.attention.kernels.source import STAMP
+from regard.attention.kernels.source import STAMP, compiled
 from regard.attention.kernels.tile import FAST, INT, INT32
 from regard.attention.kernels.vectors import at_least, best, fetch_add, get, like, put, sum_rows
 
@@ -235,7 +235,7 @@ def forward(item: int) -> Any:
     """The kernel for numbers of `item` bytes."""
     zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
 
-    @cfunc(types.void(types.intp), cache=True)
+    @compiled
     def edge_attention(arguments):  # type: ignore[no-untyped-def]
         if stamp:
             forward_tasks(arguments, zero)

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit, types
+from numba import njit
 
 from regard.attention.kernels.edges.forward import (
     ADDITIVE,
@@ -37,7 +37,7 @@ from regard.attention.kernels.edges.tables import (
 )
 from regard.attention.kernels.emit import WIDTH
 from regard.attention.kernels.forward import kept_share
-from regard.attention.kernels.source import STAMP
+from regard.attention.kernels.source import STAMP, compiled
 from regard.attention.kernels.tile import FAST, INT, INT32
 from regard.attention.kernels.vectors import fetch_add, get, like, put
 
@@ -165,7 +165,7 @@ def forward(item: int) -> Any:
     """The kernel for numbers of `item` bytes."""
     zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
 
-    @cfunc(types.void(types.intp), cache=True)
+    @compiled
     def small_edge_attention(arguments):  # type: ignore[no-untyped-def]
         if stamp:
             forward_tasks(arguments, zero)
@@ -198,7 +198,7 @@ def side_by_side(item: int) -> Any:
     """The kernel that puts the heads of each node beside each other, for numbers of `item` bytes."""
     zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
 
-    @cfunc(types.void(types.intp), cache=True)
+    @compiled
     def heads_side_by_side(arguments):  # type: ignore[no-untyped-def]
         if stamp:
             copy_tasks(arguments, zero)

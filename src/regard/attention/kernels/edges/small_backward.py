@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import cfunc, njit, types
+from numba import njit
 
 from regard.attention.kernels.edges.forward import (
     ADDITIVE,
@@ -28,7 +28,7 @@ from regard.attention.kernels.edges.tables import (
     heads_through_root,
 )
 from regard.attention.kernels.emit import WIDTH
-from regard.attention.kernels.source import STAMP
+from regard.attention.kernels.source import STAMP, compiled
 from regard.attention.kernels.tile import FAST, INT, INT32
 from regard.attention.kernels.vectors import fetch_add, get, like, put
 
@@ -286,7 +286,7 @@ def backward_queries(item: int) -> Any:
     """The kernel of the queries' gradients, for numbers of `item` bytes."""
     zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
 
-    @cfunc(types.void(types.intp), cache=True)
+    @compiled
     def small_edge_attention_queries(arguments):  # type: ignore[no-untyped-def]
         if stamp:
             query_tasks(arguments, zero)
@@ -299,7 +299,7 @@ def backward_keys(item: int) -> Any:
     """The kernel of the keys' and values' gradients, for numbers of `item` bytes."""
     zero, stamp = (np.float32(0) if item == 4 else np.float64(0)), STAMP
 
-    @cfunc(types.void(types.intp), cache=True)
+    @compiled
     def small_edge_attention_keys(arguments):  # type: ignore[no-untyped-def]
         if stamp:
             key_tasks(arguments, zero)
