@@ -23,9 +23,9 @@ class Settings:
     threads: int = 1
     device: str = "cpu"
     dtype: str = "float32"
-    patience: float = 12.0
+    patience: float = 4.0
     """The longest call that is waited for, in seconds."""
-    seconds: float = 8.0
+    seconds: float = 3.0
     """About how long all rounds of one problem may take."""
     rounds: int = 15
     """The most rounds."""
@@ -56,4 +56,4 @@ def asked(name: str, about: str | None) -> Settings:
     always = (given.threads, given.device, given.dtype)
     if given.quick:
         return Settings(True, *always, patience=given.patience or 0.5, seconds=0.5, rounds=5)
-    return Settings(False, *always, patience=given.patience or 12.0)
+    return Settings(False, *always, patience=given.patience or 4.0)

@@ -9,19 +9,11 @@ import numpy as np
 from numba import njit
 
 from regard.attention.kernels.emit import ROWS, WIDTH
+from regard.attention.kernels.panels import additive_slopes, plain_additive_slopes, small_additive_slopes
 from regard.attention.kernels.source import STAMP, compiled
+from regard.attention.kernels.supports import additive_to_key, additive_to_queries
 from regard.attention.kernels.tile import EXPONENTIAL, FAST, INT, SMALL, fill_tile
-from regard.attention.kernels.vectors import (
-    additive_slopes,
-    additive_to_key,
-    additive_to_queries,
-    fetch_add,
-    get,
-    lane_sum,
-    plain_additive_slopes,
-    put,
-    small_additive_slopes,
-)
+from regard.attention.kernels.vectors import fetch_add, get, lane_sum, put
 
 __all__ = ["few_slopes", "scores", "slopes"]
 

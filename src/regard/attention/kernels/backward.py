@@ -16,18 +16,9 @@ from numba import njit
 
 from regard.attention.kernels.forward import ENTMAX, TOP, kept_share
 from regard.attention.kernels.source import STAMP, compiled
+from regard.attention.kernels.supports import additive_to_key, additive_to_queries, dots, sum_rows
 from regard.attention.kernels.tile import DISTANCE, FAST, INT, INT32, PRODUCT
-from regard.attention.kernels.vectors import (
-    add_scaled,
-    additive_to_key,
-    additive_to_queries,
-    dots,
-    fetch_add,
-    get,
-    like,
-    put,
-    sum_rows,
-)
+from regard.attention.kernels.vectors import add_scaled, fetch_add, get, like, put
 
 __all__ = ["backward_keys", "backward_queries"]
 

@@ -15,22 +15,19 @@ import numpy as np
 from numba import njit
 
 from regard.attention.kernels.emit import ROWS
-from regard.attention.kernels.source import STAMP, compiled
-from regard.attention.kernels.tile import FAST, INT, INT32, fill_tile, finish_row
-from regard.attention.kernels.vectors import (
+from regard.attention.kernels.rows import (
     GROUPS,
     any_powers,
     at_least,
     best,
-    fetch_add,
     first_powers,
-    get,
-    like,
-    put,
     raise_all,
     second_powers,
-    sum_rows,
 )
+from regard.attention.kernels.source import STAMP, compiled
+from regard.attention.kernels.supports import sum_rows
+from regard.attention.kernels.tile import FAST, INT, INT32, fill_tile, finish_row
+from regard.attention.kernels.vectors import fetch_add, get, like, put
 
 __all__ = ["ENTMAX", "HARDMAX", "TOP", "forward", "kept_share"]
 

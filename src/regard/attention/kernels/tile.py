@@ -6,20 +6,17 @@ import numpy as np
 from numba import njit
 
 from regard.attention.kernels.emit import ROWS, VECTORS, WIDTH
-from regard.attention.kernels.vectors import (
-    add_scaled,
+from regard.attention.kernels.panels import (
     additive_panel,
     additive_row,
     distance_panel,
     distance_row,
-    get,
-    like,
     plain_additive_panel,
     product_panel,
     product_row,
-    put,
     small_additive_panel,
 )
+from regard.attention.kernels.vectors import add_scaled, get, like, put
 
 __all__ = [
     "ADDITIVE",

@@ -33,8 +33,9 @@ from regard.attention.kernels.edges.rows import (
 )
 from regard.attention.kernels.forward import kept_share
 from regard.attention.kernels.source import STAMP, compiled
+from regard.attention.kernels.supports import sum_rows
 from regard.attention.kernels.tile import FAST, INT, INT32
-from regard.attention.kernels.vectors import add_scaled, fetch_add, get, like, put, sum_rows
+from regard.attention.kernels.vectors import add_scaled, fetch_add, get, like, put
 
 __all__ = ["backward_keys", "backward_queries"]
 

@@ -17,9 +17,11 @@ from regard.attention.kernels.edges.ranks import best_of_row, entmax15_row, spar
 from regard.attention.kernels.edges.rows import divide_row, highest, shape_row, sigmoid_row, softmax_row
 from regard.attention.kernels.emit import WIDTH
 from regard.attention.kernels.forward import entmax, kept_share, top
+from regard.attention.kernels.rows import at_least, best
 from regard.attention.kernels.source import STAMP, compiled
+from regard.attention.kernels.supports import sum_rows
 from regard.attention.kernels.tile import FAST, INT, INT32
-from regard.attention.kernels.vectors import at_least, best, fetch_add, get, like, put, sum_rows
+from regard.attention.kernels.vectors import fetch_add, get, like, put
 
 __all__ = [
     "ADDITIVE",

@@ -27,7 +27,7 @@ from regard.attention.kernels.edges.lists import (
     written,
 )
 from regard.attention.kernels.emit import I32, I64, Emit, Value
-from regard.attention.kernels.vectors import _chunks, _place
+from regard.attention.kernels.supports import chunks, place_of
 
 __all__ = [
     "heads_additive",
@@ -64,7 +64,7 @@ def _compared(step: Step, weighted: bool) -> Callable[..., None]:
         out: Value, heads: Value, width: Value, none: Value, bend: Value,
     ) -> None:  # fmt: skip
         def each(n: Value) -> list[Value]:
-            one, line = _place(e, rows, places, n, stride), e.mul(n, heads)
+            one, line = place_of(e, rows, places, n, stride), e.mul(n, heads)
 
             def some(start: Value, vectors: int, mask: Value | None) -> None:
                 load = e.load if mask is None else lambda a, i: e.load_some(a, i, mask)
@@ -91,7 +91,7 @@ def _compared(step: Step, weighted: bool) -> Callable[..., None]:
 
                 finish(parts, 1)
 
-            _chunks(e, width, 4, some)
+            chunks(e, width, 4, some)
             return []
 
         e.loop(0, count, 1, [], each)
@@ -152,7 +152,7 @@ def _summed(add: Add, sums: int, most: int) -> Callable[..., None]:
                     address = e.add(listed, e.mul(n, 4))
                     number = e.b.sext(e.b.load(e.b.inttoptr(address, I32.as_pointer())), I64)
                     number = e.mul(e.b.select(numbered, number, n), apart)
-                    one, found = _place(e, rows, places, n, stride), []
+                    one, found = place_of(e, rows, places, n, stride), []
                     for v in range(vectors):
                         w = e.load_some(weights, e.add(number, whose[v]), theirs[v])
                         w = e.b.shuffle_vector(w, ir.Constant(e.vector, ir.Undefined), spread)
@@ -172,7 +172,7 @@ def _summed(add: Add, sums: int, most: int) -> Callable[..., None]:
                         else:
                             e.store_some(totals[v * sums + s], out, place, mask)
 
-            _chunks(e, width, most, some)
+            chunks(e, width, most, some)
 
         for head in _sizes(e):
             e.when(e.b.icmp_signed("==", size, ir.Constant(I64, head)), partial(sized, head))

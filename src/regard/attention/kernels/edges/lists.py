@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from regard.attention.kernels.emit import I32, Emit, Value
-from regard.attention.kernels.vectors import _chunks, _place
+from regard.attention.kernels.supports import chunks, place_of
 
 __all__ = [
     "Derivative",
@@ -99,7 +99,7 @@ def _compared(step: Step, weighted: bool) -> Callable[..., None]:
                 # Beyond the end the last is read again.
                 place = e.add(n, r)
                 place = e.b.select(e.b.icmp_signed("<", place, last), place, last)
-                ones.append(_place(e, rows, places, place, stride))
+                ones.append(place_of(e, rows, places, place, stride))
 
             def body(d: Value, sums: Sequence[Value], mask: Value | None) -> list[Value]:
                 load = e.load if mask is None else lambda a, i: e.load_some(a, i, mask)
@@ -186,7 +186,7 @@ def _summed(derive: Derivative) -> Callable[..., None]:
             mine = e.load(row, start) if mask is None else e.load_some(row, start, mask)
 
             def body(n: Value, *sums: Value) -> list[Value]:
-                one = e.add(_place(e, rows, places, n, stride), e.mul(start, e.bytes))
+                one = e.add(place_of(e, rows, places, n, stride), e.mul(start, e.bytes))
                 other = e.load(one) if mask is None else e.load_some(one, 0, mask)
                 slope = e.broadcast(slopes, n)
                 steep, value = derive(e, e.b.fadd(mine, other), slope, bend)
@@ -199,7 +199,7 @@ def _summed(derive: Derivative) -> Callable[..., None]:
                 else:
                     e.store_some(total, out, at, mask)
 
-        _chunks(e, size, 1, some)
+        chunks(e, size, 1, some)
 
     return write
 

@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 
 from regard.attention.kernels.edges.lists import leaky
 from regard.attention.kernels.emit import Emit, Value
-from regard.attention.kernels.vectors import _power
+from regard.attention.kernels.rows import power_of
 
 __all__ = [
     "LEAST",
@@ -241,7 +241,7 @@ def root(e: Emit, weight: Value, power: Value) -> Value:
 
 
 def raised(e: Emit, weight: Value, power: Value) -> Value:
-    return e.b.select(e.b.fcmp_unordered("uno", weight, weight), weight, _power(e, weight, power))
+    return e.b.select(e.b.fcmp_unordered("uno", weight, weight), weight, power_of(e, weight, power))
 
 
 def itself(e: Emit, weight: Value, power: Value) -> Value:
