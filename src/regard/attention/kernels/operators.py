@@ -268,7 +268,7 @@ def _attention_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
 
 def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs[:9])
-    ctx.settings, ctx.want_bias, ctx.count = Settings(*inputs[14:22]), inputs[21], len(inputs)
+    ctx.settings, ctx.want_bias, ctx.count = Settings(*inputs[14:22]), inputs[22], len(inputs)
 
 
 def _attention_gradient_again(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
