@@ -481,14 +481,6 @@ def test_unsupported_calls_say_why() -> None:
     assert "softplus" in unsupported("product", "softplus", 1.0, torch.float32, 64, 64)[0]
 
 
-if not RUNS:
-    # Triton reads its mode when it is imported, which another test may have done: these run in a process of their own.
-    for name in [
-        name for name in globals() if name.startswith("test_") and name != "test_in_the_interpreter"
-    ]:
-        del globals()[name]
-
-
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("normalizer", ["entmax15", "top-3"])
 @pytest.mark.parametrize("score", ["scaled_dot", "distance", "additive"])
@@ -519,3 +511,11 @@ def test_the_operators_reach_them(
 
     for found, expected in zip(gradients("sparse"), gradients("blockwise"), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+if not RUNS:
+    # Triton reads its mode when it is imported, which another test may have done: these run in a process of their own.
+    for name in [
+        name for name in globals() if name.startswith("test_") and name != "test_in_the_interpreter"
+    ]:
+        del globals()[name]

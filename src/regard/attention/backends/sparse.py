@@ -61,7 +61,7 @@ def settings_of(call: AttentionCall) -> Settings:
     assert score is not None
     assert kernel is not None
     scale = 1.0
-    if score == "distance" and call.query.device.type != "cuda":
+    if score == "distance":
         # Only the differences of queries and keys are exact for near ones: they are not to be scaled before.
         scale = call.score.factor(call.key.shape[-1])
     return Settings(score, *kernel, scale)
@@ -158,9 +158,6 @@ def prepared(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor, Tensor | None
     factor = call.score.factor(key.shape[-1])
     if call.score.kernel == "product":
         query = query if factor == 1.0 else query * factor
-    elif call.score.kernel == "distance" and query.device.type == "cuda":
-        # The GPU's kernel knows no scale.
-        query, key = query * factor**0.5, key * factor**0.5
     value = for_each_head(call.value, key) if key.shape[:-2] != call.value.shape[:-2] else call.value
     net = call.score.net(key.shape[-1], query)
     return heads_apart(query), heads_apart(key), heads_apart(value), net

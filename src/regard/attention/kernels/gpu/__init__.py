@@ -69,8 +69,9 @@ def attention(
     keep: bool,
 ) -> tuple[Tensor, ...]:
     """As `operators.attention` says; what is kept for the backward pass is small, whether it is wanted or not."""
+    root = settings.scale**0.5
     return kernels.attention(
-        query, key, value, _each_head(weight, query), ranges, mask, bias,
+        _times(query, root), _times(key, root), value, _each_head(weight, query), ranges, mask, bias,
         settings.score, settings.normalizer, settings.parameter, settings.dropout, _seed(settings), want_weights,
     )  # fmt: skip
 
@@ -94,14 +95,17 @@ def attention_backward(
     want_bias: bool,
 ) -> tuple[Tensor, ...]:
     """The gradients of query, key, value, weight and bias; the last two are empty where there are none."""
-    *found, grad_weight, grad_bias = kernels.attention_backward(
-        grad_output, grad_weights, query, key, value, _each_head(weight, query), ranges, mask, bias,
-        output, statistic, index, kept,
+    root = settings.scale**0.5
+    grad_query, grad_key, grad_value, grad_weight, grad_bias = kernels.attention_backward(
+        grad_output, grad_weights, _times(query, root), _times(key, root), value, _each_head(weight, query),
+        ranges, mask, bias, output, statistic, index, kept,
         settings.score, settings.normalizer, settings.parameter, settings.dropout, _seed(settings), want_bias,
     )  # fmt: skip
     nothing = query.new_empty(0)
     return (
-        *found,
+        _times(grad_query, root),
+        _times(grad_key, root),
+        grad_value,
         nothing if grad_weight is None or weight is None else grad_weight.sum_to_size(weight.shape),
         nothing if grad_bias is None else grad_bias,
     )
@@ -110,6 +114,11 @@ def attention_backward(
 def _each_head(weight: T, query: Tensor) -> T:
     """*Shape:* `(heads or 1, size)` -> `(heads, size)`; None stays so."""
     return None if weight is None else weight.expand(query.shape[1], -1).contiguous()
+
+
+def _times(tensor: Tensor, root: float) -> Tensor:
+    """Queries and keys of a distance times the root of its scale, which the kernel does not know."""
+    return tensor if root == 1.0 else tensor * root
 
 
 def _seed(settings: Settings) -> int:
