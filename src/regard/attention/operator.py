@@ -242,11 +242,12 @@ def explain(
     Example:
         >>> import torch, regard
         >>> one = torch.randn(1, 4, 8)
-        >>> regard.explain(one, one, one, score="additive").backend  # doctest: +ELLIPSIS
+        >>> regard.explain(one, one, one, score="distance").backend  # doctest: +ELLIPSIS
         backend      blockwise
         refused      packed: the mask is not one of documents
         refused      edges: the mask is not one of edges
-        refused      sdpa: the score 'additive' is not a product of query and key
+        ...
+        refused      sdpa: the score 'distance' is not a product of query and key
         ...
         'blockwise'
     """
