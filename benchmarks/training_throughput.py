@@ -23,7 +23,7 @@ from benchmarks.contestants import (
     regard_transformer,
 )
 from benchmarks.harness import Machine, Report, Row, Spread, command, in_turns
-from regard.data import Batch, Batches, Vocabulary, read_pairs
+from regard.data import Batch, Vocabulary, pair_batches, read_pairs
 
 FIRST_WORD = 4
 OURS, INFORMATION = "regard", "regard, GRU additive/softmax"
@@ -65,7 +65,8 @@ def batches(
     else:
         examples = real_sentences(data, languages, size.vocabulary)
     return [
-        batch for batch, _ in zip(Batches(examples, max_tokens, seed).epoch(0), range(count), strict=False)
+        batch
+        for batch, _ in zip(pair_batches(examples, max_tokens, seed).epoch(0), range(count), strict=False)
     ]
 
 

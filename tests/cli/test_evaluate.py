@@ -60,7 +60,7 @@ def test_bad_input_is_refused(refused: Callable[..., str], run: Path, tmp_path: 
     assert "no split 'vaild' (did you mean 'valid'?); there are: train, valid" in refused(
         "evaluate", run, "--split", "vaild"
     )
-    assert "--beam must be at least 1" in refused("evaluate", run, "--beam", "0")
+    assert "beam is 0; at least 1 is expected" in refused("evaluate", run, "--beam", "0")
     assert "is a folder" in refused("evaluate", run, "--output", tmp_path)
     assert "no folder" in refused("evaluate", run, "--output", tmp_path / "no/file")
     assert "no such file" in refused("evaluate", run, "--data", tmp_path / "no.tsv")

@@ -79,8 +79,12 @@ def test_bad_input_is_refused(
     assert "no such run directory" in refused("predict", tmp_path / "no")
     assert "for a text itself use --text" in refused("predict", run, tmp_path / "no")
     assert "Is a directory" in refused("predict", run, tmp_path)
-    assert "--beam must be at least --n-best" in refused("predict", run, "--beam", "2", "--n-best", "3")
-    assert "--beam must be at least" in refused("predict", run, "--text", "い", "--beam", "0")
+    assert "keeps 2 answers" in refused("predict", run, "--text", "い", "--beam", "2", "--n-best", "3")
+    assert "beam is 0; at least 1" in refused("predict", run, "--text", "い", "--beam", "0")
+    assert "may change: beam, length_penalty" in refused(
+        "predict", run, "--text", "い", "--set", "tokens=bpe"
+    )
+    assert "expected field=value" in refused("predict", run, "--text", "い", "--set", "beam")
     assert "--n-best must be at least 1" in refused("predict", run, "--n-best", "0")
     assert "finite" in refused("predict", run, "--text", "い", "--length-penalty", "nan")
     assert "not both" in refused("predict", run, tmp_path / "in", "--text", "い")

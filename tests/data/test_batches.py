@@ -1,12 +1,13 @@
 """Batches: full, even, shuffled, the same again after a resume, and the same for any number of processes."""
 
 import random
+from collections.abc import Sequence
 from itertools import chain
 
 import pytest
 import torch
 
-from regard.data.batches import Batch, Batches, collate, in_length_order
+from regard.data.batches import Batch, Batches, collate, in_length_order, pair_batches
 from regard.errors import UserError
 
 Example = tuple[list[int], list[int]]
@@ -23,7 +24,7 @@ def sentences(count: int, seed: int = 0) -> list[Example]:
     return examples
 
 
-def members(batches: Batches, epoch: int) -> list[list[int]]:
+def members(batches: Batches[Batch], epoch: int) -> list[list[int]]:
     return [batch.index for batch in batches.epoch(epoch)]
 
 
@@ -35,7 +36,7 @@ def same(left: Batch, right: Batch) -> bool:
 
 
 def test_collate_pads_and_counts() -> None:
-    batch = collate([([5, 6], [7]), ([8], [9, 9]), ([4], [4])], [1, 0])
+    batch = collate([([8], [9, 9]), ([5, 6], [7])], [1, 0])
     assert batch.source.tolist() == [[8, 0], [5, 6]]
     assert batch.source_lengths.tolist() == [1, 2]
     assert batch.target.tolist() == [[1, 9, 9, 2], [1, 7, 2, 0]]
@@ -48,13 +49,13 @@ def test_collate_pads_and_counts() -> None:
 
 
 def test_every_example_comes_once_an_epoch() -> None:
-    batches = Batches(sentences(1000), 400)
+    batches = pair_batches(sentences(1000), 400)
     for epoch in range(3):
         assert sorted(chain.from_iterable(members(batches, epoch))) == list(range(1000))
 
 
 def test_no_batch_is_larger_than_allowed_and_few_are_smaller() -> None:
-    batches = Batches(sentences(3000), 1000)
+    batches = pair_batches(sentences(3000), 1000)
     sizes = [len(b.index) * max(b.source.shape[1] + 1, b.target_output.shape[1]) for b in batches.epoch(2)]
     assert max(sizes) <= 1000
     assert sorted(sizes)[len(sizes) // 10] > 900
@@ -62,7 +63,7 @@ def test_no_batch_is_larger_than_allowed_and_few_are_smaller() -> None:
 
 @pytest.mark.parametrize("max_tokens", [500, 1000, 4000])
 def test_little_is_padding(max_tokens: int) -> None:
-    batches = Batches(sentences(8000), max_tokens)
+    batches = pair_batches(sentences(8000), max_tokens)
     assert batches.padding_waste() < 0.10
     real = padded = 0
     for batch in batches.epoch(0):
@@ -72,11 +73,11 @@ def test_little_is_padding(max_tokens: int) -> None:
 
 
 def test_epochs_have_as_many_batches_but_other_members_in_another_order() -> None:
-    batches = Batches(sentences(2000), 500, seed=7)
+    batches = pair_batches(sentences(2000), 500, seed=7)
     first, second = members(batches, 0), members(batches, 1)
     assert len(first) == len(second) == len(batches)
     assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
-    longest = [max(len(batches.examples[place][0]) for place in batch) for batch in first]
+    longest = [max(batches.lengths[place][0] for place in batch) for batch in first]
     assert longest != sorted(longest)
 
 
@@ -84,26 +85,26 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     examples = sentences(500)
     random.seed(1)
     torch.manual_seed(1)
-    once = members(Batches(examples, 300, seed=5), 4)
+    once = members(pair_batches(examples, 300, seed=5), 4)
     random.seed(2)
     torch.manual_seed(2)
-    batches = Batches(examples, 300, seed=5)
+    batches = pair_batches(examples, 300, seed=5)
     members(batches, 0)  # an earlier epoch leaves no trace
     assert members(batches, 4) == once
-    assert members(Batches(examples, 300, seed=6), 4) != once
+    assert members(pair_batches(examples, 300, seed=6), 4) != once
 
 
 @pytest.mark.parametrize("start", [0, 1, 7])
 def test_resuming_in_the_middle_gives_the_same_batches(start: int) -> None:
     examples = sentences(400)
-    whole = list(Batches(examples, 300, seed=2).epoch(3))
-    rest = list(Batches(examples, 300, seed=2).epoch(3, start=start))
+    whole = list(pair_batches(examples, 300, seed=2).epoch(3))
+    rest = list(pair_batches(examples, 300, seed=2).epoch(3, start=start))
     assert len(rest) == len(whole) - start
     assert all(same(left, right) for left, right in zip(rest, whole[start:], strict=True))
 
 
 def test_resuming_at_the_end_gives_nothing_and_beyond_is_an_error() -> None:
-    batches = Batches(sentences(50), 300)
+    batches = pair_batches(sentences(50), 300)
     assert list(batches.epoch(0, start=len(batches))) == []
     with pytest.raises(ValueError, match="start must be from 0 to"):
         next(batches.epoch(0, start=len(batches) + 1))
@@ -113,7 +114,7 @@ def test_resuming_at_the_end_gives_nothing_and_beyond_is_an_error() -> None:
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_together_see_the_batch_that_one_sees(world: int) -> None:
-    batches = Batches(sentences(700), 600, seed=1)
+    batches = pair_batches(sentences(700), 600, seed=1)
     alone = members(batches, 5)
     shares = [list(batches.epoch(5, rank=rank, world=world)) for rank in range(world)]
     for number, batch in enumerate(alone):
@@ -123,7 +124,7 @@ def test_processes_together_see_the_batch_that_one_sees(world: int) -> None:
 
 
 def test_a_process_without_a_row_stays_in_step_with_nothing_to_predict() -> None:
-    batches = Batches([([4] * 9, [4] * 9), ([4], [4])], max_tokens=10)
+    batches = pair_batches([([4] * 9, [4] * 9), ([4], [4])], max_tokens=10)
     shares = [list(batches.epoch(0, rank=rank, world=2)) for rank in range(2)]
     assert len(shares[0]) == len(shares[1]) == len(batches)
     idle = [batch for batch in shares[1] if not batch.index]
@@ -138,31 +139,29 @@ def test_an_example_too_large_is_named() -> None:
     with pytest.raises(
         UserError, match=r"example 2 of 3 \(source of 3 tokens, target of 9\) needs 10 tokens"
     ):
-        Batches([([4], [4]), ([4] * 3, [4] * 9), ([4], [4])], max_tokens=9)
-    assert len(Batches([([4] * 3, [4] * 9)], max_tokens=10)) == 1
+        pair_batches([([4], [4]), ([4] * 3, [4] * 9), ([4], [4])], max_tokens=9)
+    assert len(pair_batches([([4] * 3, [4] * 9)], max_tokens=10)) == 1
 
 
 def test_no_examples_is_an_error() -> None:
     with pytest.raises(UserError, match="no examples"):
-        Batches([], 100)
+        pair_batches([], 100)
 
 
 def test_predictions_come_back_in_the_order_of_the_input() -> None:
-    examples = [(source, []) for source, _ in sentences(300)]
+    sources = [source for source, _ in sentences(300)]
     widths = []
 
-    def predict(batch: Batch) -> list[list[int]]:
-        widths.append(batch.source.shape[1])
-        rows = zip(batch.source.tolist(), batch.source_lengths.tolist(), strict=True)
-        return [row[:length] for row, length in rows]
+    def answer(index: Sequence[int]) -> list[list[int]]:
+        widths.append(max(len(sources[place]) for place in index))
+        return [sources[place] for place in index]
 
-    assert in_length_order(examples, 200, predict) == [source for source, _ in examples]
+    assert in_length_order([(len(source), 0) for source in sources], 200, answer) == sources
     assert widths == sorted(widths, reverse=True)
     assert len(widths) > 5
 
 
 def test_prediction_lets_a_large_example_through_alone() -> None:
-    examples: list[Example] = [([4], []), ([4] * 50, []), ([4, 4], [])]
-    rows = in_length_order(examples, 10, lambda batch: [len(batch.index)] * len(batch.index))
+    rows = in_length_order([(1, 0), (50, 0), (2, 0)], 10, lambda index: [len(index)] * len(index))
     assert rows == [2, 1, 2]
-    assert in_length_order([], 10, lambda batch: batch.index) == []
+    assert in_length_order([], 10, lambda index: index) == []

@@ -63,15 +63,11 @@ def test_a_trained_run_opens_by_itself(runs: list[Path]) -> None:
     trained = Trained.open(runs[0])
     assert not trained.model.training
     assert trained.experiment.model["source_vocabulary"] == len(trained.task.source)
-    answers = trained.task.predict(
-        trained.model, ["12", "", "3"], beam=2, length_penalty=0.0, n_best=2, where="here"
-    )
+    answers = trained.task.predict(trained.model, ["12", "", "3"], n_best=2, where="here")
     assert answers[1].text == ""
     assert [len(answer.others) for answer in answers] == [2, 0, 2]
     with pytest.raises(UserError, match="here, line 8: the source has 600 tokens"):
-        trained.task.predict(
-            trained.model, ["1", "2" * 600], beam=1, length_penalty=0.0, n_best=1, where="here", first=7
-        )
+        trained.task.predict(trained.model, ["1", "2" * 600], where="here", first=7)
 
 
 def test_resuming_a_finished_run_changes_nothing(runs: list[Path]) -> None:

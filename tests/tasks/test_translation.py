@@ -81,14 +81,17 @@ def test_texts_are_measured_by_their_script() -> None:
     assert bleu_tokenizer(["I come", "2026-03-03"]) == bleu_tokenizer([]) == "13a"
     for tokenizer in ("13a", "zh", "ja-mecab", "char", "intl", "none"):
         metrics, signatures = measure_texts(
-            ["私は今日も学校に行きます"], ["私は今日も学校に行きます"], tokenizer=tokenizer
+            ["私は今日も学校に行きます"], [["私は今日も学校に行きます"]], tokenizer=tokenizer
         )
         assert metrics["exact_match"] == 1.0
         assert metrics["chrf"] == pytest.approx(100)
         assert f"tok:{tokenizer}" in signatures["bleu"]
-    metrics, signatures = measure_texts(["a cat sat on the mat", "x"], ["a cat sat on the mat", "y"])
+    metrics, signatures = measure_texts(["a cat sat on the mat", "x"], [["a cat sat on the mat"], ["y"]])
     assert metrics["exact_match"] == 0.5
     assert measure_texts([], [])[0]["exact_match"] == 0.0
+    several = measure_texts(["a cat sat on the mat", "x"], [["y", "a cat sat on the mat"], ["x"]])[0]
+    assert several["exact_match"] == 1.0
+    assert several["bleu"] == pytest.approx(100)
 
 
 def test_the_tokenizers_are_those_of_sacrebleu() -> None:

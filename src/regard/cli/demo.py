@@ -59,10 +59,6 @@ def demo(run: Path = Path("runs/demo"), *, attention: str = MECHANISM, threads: 
     answers = trained.task.predict(
         trained.model,
         [pair.source for pair in chosen],
-        beam=1,
-        length_penalty=0.0,
-        n_best=1,
-        where="the sample",
     )
     for pair, answer in zip(chosen, answers, strict=True):
         mark = "✓" if answer.text == pair.target else f"✗ (it is {pair.target})"

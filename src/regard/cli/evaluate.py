@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from regard.cli.flags import check_output
+from regard.cli.flags import answering, check_output
 from regard.errors import UserError
 
 
@@ -18,6 +18,7 @@ def evaluate(
     data: Annotated[list[Path] | None, Parameter(consume_multiple=True, negative=())] = None,
     split: str | None = None,
     beam: int | None = None,
+    set: Annotated[list[str] | None, Parameter(negative=())] = None,
     output: Path | None = None,
     json_lines: Annotated[bool, Parameter(name="--json", negative=())] = False,
     device: str = "cpu",
@@ -34,6 +35,8 @@ def evaluate(
         Only this part (valid, or the name of a test set); all parts but train when not given.
     beam
         The width of the search; the run's own setting when not given.
+    set
+        Any other setting of the task with which to answer, as field=value; may be repeated.
     output
         A file for the predictions, one line an example; of more than one split, --split says which.
     json_lines
@@ -45,10 +48,8 @@ def evaluate(
     from regard.tasks import unknown
     from regard.tasks.experiment import Trained
 
-    if beam is not None and beam < 1:
-        raise UserError(f"--beam must be at least 1, it is {beam}")
     check_output(output)
-    trained = Trained.open(run, device)
+    trained = Trained.open(run, device, answering(set or [], {"beam": beam}))
     if data and split is None:
         splits = trained.task.held_out(trained.task.settings, data)
     else:
@@ -63,7 +64,7 @@ def evaluate(
         raise UserError(
             f"--output takes the predictions of one split: add --split, one of {', '.join(splits)}"
         )
-    found = trained.evaluate(splits, beam)
+    found = trained.evaluate(splits)
     if output is not None:
         lines = "".join(f"{row.said}\n" for one in found.values() for row in one.judged)
         write_file(output, lines.encode())

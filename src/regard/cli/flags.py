@@ -32,6 +32,22 @@ def changes(given: Sequence[str], shortcuts: dict[str, Any]) -> dict[str, dict[s
     return tables
 
 
+def answering(given: Sequence[str], shortcuts: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a task that `--set field=value` flags and shortcut flags (None where absent) give.
+
+    Example:
+        >>> answering(["length_penalty=0"], {"beam": 3})
+        {'length_penalty': 0, 'beam': 3}
+    """
+    fields = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (equals and name.strip()):
+            raise UserError(f"--set {text}: expected field=value, such as beam=5")
+        fields[name.strip().replace("-", "_")] = _value(value.strip())
+    return fields | {name: value for name, value in shortcuts.items() if value is not None}
+
+
 def check_output(path: Path | None) -> None:
     """Raise `UserError` where no file can be written to, before the work for it is done."""
     if path is None:

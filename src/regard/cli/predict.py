@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from regard.cli.flags import check_output
+from regard.cli.flags import answering, check_output
 from regard.errors import UserError
 from regard.tasks.task import Answer
 
@@ -29,6 +29,7 @@ def predict(
     beam: int | None = None,
     length_penalty: float | None = None,
     n_best: int = 1,
+    set: Annotated[list[str] | None, Parameter(negative=())] = None,
     device: str = "cpu",
 ) -> None:
     """Answer each line of a file, of standard input (no file, or -), or each line typed at a prompt.
@@ -52,6 +53,8 @@ def predict(
         The exponent of the length penalty; the run's own setting when not given.
     n_best
         How many answers to give to each input.
+    set
+        Any other setting of the task with which to answer, as field=value; may be repeated.
     device
         Where to compute.
     """
@@ -61,14 +64,19 @@ def predict(
     if n_best < 1:
         raise UserError(f"--n-best must be at least 1, it is {n_best}")
     check_output(output)
-    if length_penalty is not None and not math.isfinite(length_penalty):
-        raise UserError(f"--length-penalty must be a finite number, it is {length_penalty}")
-    trained = Trained.open(run, device)
-    settings = trained.experiment.settings
-    width = max(settings.beam, n_best) if beam is None else beam
-    if n_best > width:
-        raise UserError(f"--beam must be at least --n-best, and at least 1: they are {width} and {n_best}")
-    penalty = settings.length_penalty if length_penalty is None else length_penalty
+    how = answering(set or [], {"beam": beam, "length_penalty": length_penalty})
+    trained = Trained.open(run, device, how)
+    if "beam" in trained.task.answering and "beam" not in how and n_best > trained.task.settings.beam:
+        trained = replace(trained, task=trained.task.changed(beam=n_best))
+    if input is not None and text is None and input.is_file():
+        whole = trained.task.predict_file(trained.model, input)
+        if whole is not None:
+            if n_best > 1:
+                raise UserError(
+                    f"{input}: a file of this kind takes one answer to each question, not --n-best {n_best}"
+                )
+            print(whole, end="") if output is None else write_file(output, whole.encode())
+            return
     prompts = text is None and input is None and sys.stdin.isatty()
     chunks, where = _chunks(input, text, prompts)
     answered: list[str] = []
@@ -78,8 +86,6 @@ def predict(
             answers = trained.task.predict(
                 trained.model,
                 chunk,
-                beam=width,
-                length_penalty=penalty,
                 n_best=n_best,
                 where=where,
                 first=start + 1,

@@ -31,6 +31,7 @@ def train(
     device: str | None = None,
     precision: Literal["float32", "bfloat16", "float16"] | None = None,
     set: Annotated[list[str] | None, Parameter(negative=())] = None,
+    skip_bad: Annotated[bool, Parameter(negative=())] = False,
     settings: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Train a model into a new run directory; on the embedded sample unless --data is given.
@@ -77,6 +78,8 @@ def train(
         Arithmetic of the forward pass.
     set
         Any other setting, as part.field=value; may be repeated (--settings lists them).
+    skip_bad
+        Leave out the examples that cannot be used, and say which, instead of refusing the data.
     settings
         Print all settings as TOML and train nothing.
     """
@@ -102,7 +105,7 @@ def train(
     shortcuts = budgets | machine | {
         "training.learning_rate": learning_rate, "training.seed": seed, "training.precision": precision,
         f"{first.task}.source": source, f"{first.task}.target": target,
-        f"{first.model_name}.attention": attention,
+        f"{first.model_name}.attention": attention, f"{first.task}.skip_bad": skip_bad or None,
     }  # fmt: skip
     experiment = Experiment.resolve(
         task, data=data or (), model=model, config=config, changes=changes(set or [], shortcuts)

@@ -1,7 +1,8 @@
-"""Reading pairs of sentences, vocabularies, batches, and the embedded sample of dates."""
+"""Readers of the standard formats, vocabularies, batches, and the embedded samples."""
 
-from regard.data.batches import Batch, Batches, collate, in_length_order
+from regard.data.batches import Batch, Batches, collate, in_length_order, pair_batches
 from regard.data.dates import sample_dates
+from regard.data.faults import Faults
 from regard.data.pairs import Pair, Splits, read_lines, read_pairs
 from regard.data.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
@@ -12,11 +13,13 @@ __all__ = [
     "UNK",
     "Batch",
     "Batches",
+    "Faults",
     "Pair",
     "Splits",
     "Vocabulary",
     "collate",
     "in_length_order",
+    "pair_batches",
     "read_lines",
     "read_pairs",
     "sample_dates",

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from regard.errors import UserError
 
 Example = tuple[list[int], list[int]]
 Result = TypeVar("Result")
+Collated = TypeVar("Collated")
 
 # How far apart the difference of two pairs' lengths may be for them to change places between epochs.
 JITTER = 2.0
@@ -58,40 +59,65 @@ class Batch:
         )
 
 
-def collate(examples: Sequence[Example], index: Sequence[int]) -> Batch:
-    """Lay the examples at `index` side by side, each target between BOS and EOS.
+def collate(examples: Sequence[Example], index: Sequence[int] | None = None) -> Batch:
+    """Lay examples side by side, each target between BOS and EOS; `index` are their numbers (0, 1, ... if not given).
+
+    Of no example it makes the idle batch: one row of padding with nothing to predict.
 
     Example:
-        >>> collate([([5, 6], [7]), ([8], [9, 9])], [0, 1]).target.tolist()
+        >>> collate([([5, 6], [7]), ([8], [9, 9])]).target.tolist()
         [[1, 7, 2, 0], [1, 9, 9, 2]]
     """
-    sources = [examples[place][0] for place in index]
-    targets = [[BOS, *examples[place][1], EOS] for place in index]
+    if not examples:
+        one = torch.tensor([1], dtype=torch.int64)
+        return Batch(torch.tensor([[PAD]]), one, torch.tensor([[BOS, PAD]]), one - 1, [])
+    sources = [source for source, _ in examples]
+    targets = [[BOS, *target, EOS] for _, target in examples]
     return Batch(
-        source=_pad(sources),
+        source=padded(sources),
         source_lengths=torch.tensor([len(source) for source in sources], dtype=torch.int64),
-        target=_pad(targets),
+        target=padded(targets),
         target_lengths=torch.tensor([len(target) - 1 for target in targets], dtype=torch.int64),
-        index=list(index),
+        index=list(range(len(examples)) if index is None else index),
     )
 
 
-def _pad(rows: list[list[int]]) -> Tensor:
+def padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of ids side by side, padded with PAD on the right.  *Shape*: `(rows, longest)`, int64.
+
+    Example:
+        >>> padded([[5, 6], [7]]).tolist()
+        [[5, 6], [7, 0]]
+    """
     width = max((len(row) for row in rows), default=0)
-    return torch.tensor([row + [PAD] * (width - len(row)) for row in rows], dtype=torch.int64).view(-1, width)
+    return torch.tensor([[*row, *[PAD] * (width - len(row))] for row in rows], dtype=torch.int64).view(
+        -1, width
+    )
 
 
-def _idle() -> Batch:
-    one = torch.tensor([1], dtype=torch.int64)
-    nothing = torch.tensor([[PAD]], dtype=torch.int64)
-    return Batch(nothing, one, torch.tensor([[BOS, PAD]], dtype=torch.int64), one - 1, [])
+def pair_batches(examples: Sequence[Example], max_tokens: int, seed: int = 0) -> Batches[Batch]:
+    """The batches of pairs of a source and a target, given as ids.
+
+    Example:
+        >>> batches = pair_batches([([4, 5], [6]), ([7], [8, 9]), ([4], [5])], max_tokens=6)
+        >>> len(batches), sum(len(batch.index) for batch in batches.epoch(0))
+        (2, 3)
+    """
+    lengths = [(len(source), len(target)) for source, target in examples]
+
+    def lay(index: Sequence[int]) -> Batch:
+        return collate([examples[place] for place in index], index)
+
+    return Batches(lengths, lay, max_tokens, seed)
 
 
-class Batches:
+class Batches(Generic[Collated]):
     """The batches of a data set, epoch after epoch.
 
-    The size of an example is `max(len(source), len(target)) + 1` (one more for BOS or EOS), and a batch of
-    `rows` examples takes `rows * (size of its largest)`, which is never more than `max_tokens`.
+    An example has two lengths, those of a source and a target (0 where a task has none); `lay` makes a batch of the
+    examples of some numbers, and of none the idle batch (see `epoch`). The size of an example is the larger length and
+    one more for BOS or EOS, and a batch of `rows` examples takes `rows * (size of its largest)`, which is never more
+    than `max_tokens`.
 
     Examples are sorted by size and cut into batches as full as that allows. Examples of one size can change
     places without moving a cut, so an epoch shuffles them, keeping similar differences of length together,
@@ -100,24 +126,27 @@ class Batches:
 
     Raises `UserError` if there are no examples, or one is larger than `max_tokens`.
 
-    Example:
-        >>> batches = Batches([([4, 5], [6]), ([7], [8, 9]), ([4], [5])], max_tokens=6)
-        >>> len(batches), sum(len(batch.index) for batch in batches.epoch(0))
-        (2, 3)
     """
 
-    def __init__(self, examples: Sequence[Example], max_tokens: int, seed: int = 0) -> None:
-        if not examples:
+    def __init__(
+        self,
+        lengths: Sequence[tuple[int, int]],
+        lay: Callable[[Sequence[int]], Collated],
+        max_tokens: int,
+        seed: int = 0,
+    ) -> None:
+        if not lengths:
             raise UserError("there are no examples to make batches of")
-        self.examples = examples
+        self.lengths = lengths
+        self.lay = lay
         self.max_tokens = max_tokens
         self.seed = seed
-        self._sizes = [_size(example) for example in examples]
-        for number, ((source, target), size) in enumerate(zip(examples, self._sizes, strict=True), start=1):
+        self._sizes = [max(both) + 1 for both in lengths]
+        for number, ((source, target), size) in enumerate(zip(lengths, self._sizes, strict=True), start=1):
             if size > max_tokens:
                 raise UserError(
-                    f"example {number} of {len(examples)} (source of {len(source)} tokens, target of "
-                    f"{len(target)}) needs {size} tokens, but a batch may have only {max_tokens}: "
+                    f"example {number} of {len(lengths)} (source of {source} tokens, target of "
+                    f"{target}) needs {size} tokens, but a batch may have only {max_tokens}: "
                     "allow larger batches or leave the example out"
                 )
         self._cuts = _cut(sorted(self._sizes), max_tokens)
@@ -126,7 +155,7 @@ class Batches:
         """The number of batches in an epoch, the same for each."""
         return len(self._cuts) - 1
 
-    def epoch(self, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[Collated]:
         """The batches of one epoch from batch `start` on: process `rank`'s share of each global batch.
 
         A share is the rows `rank::world`, so `world` processes together see the batch that one would see.
@@ -140,25 +169,24 @@ class Batches:
         if not 0 <= rank < world:
             raise ValueError(f"rank must be from 0 to world - 1 = {world - 1}, got {rank}")
         for members in self._plan(epoch)[start:]:
-            share = members[rank::world]
-            yield collate(self.examples, share) if share else _idle()
+            yield self.lay(members[rank::world])
 
     def padding_waste(self) -> float:
         """The share of padding among all positions of the first epoch's sources and targets."""
-        real = sum(len(source) + len(target) + 1 for source, target in self.examples)
-        padded = 0
+        real = sum(source + target + 1 for source, target in self.lengths)
+        filled = 0
         for members in self._plan(0):
-            source = max(len(self.examples[place][0]) for place in members)
-            target = max(len(self.examples[place][1]) for place in members) + 1
-            padded += len(members) * (source + target)
-        return 1.0 - real / padded
+            source = max(self.lengths[place][0] for place in members)
+            target = max(self.lengths[place][1] for place in members) + 1
+            filled += len(members) * (source + target)
+        return 1.0 - real / filled
 
     def _plan(self, epoch: int) -> list[list[int]]:
         """The members of every batch, in the order of this epoch."""
         rng = random.Random(f"batches {self.seed} {epoch}")
         keys = []
-        for place, ((source, target), size) in enumerate(zip(self.examples, self._sizes, strict=True)):
-            keys.append((size, len(source) - len(target) + JITTER * rng.random(), place))
+        for place, ((source, target), size) in enumerate(zip(self.lengths, self._sizes, strict=True)):
+            keys.append((size, source - target + JITTER * rng.random(), place))
         order = [place for _, _, place in sorted(keys)]
         plan = [order[first:last] for first, last in pairwise(self._cuts)]
         rng.shuffle(plan)
@@ -166,31 +194,28 @@ class Batches:
 
 
 def in_length_order(
-    examples: Sequence[Example],
+    lengths: Sequence[tuple[int, int]],
     max_tokens: int,
-    predict: Callable[[Batch], Sequence[Result]],
+    answer: Callable[[Sequence[int]], Sequence[Result]],
 ) -> list[Result]:
-    """Run `predict` on batches alike in length, longest first; give its results in the order of `examples`.
+    """Run `answer` on numbers of examples alike in length, longest first; give its results in the order of examples.
 
-    `predict` returns one result for each row. For prediction, give empty targets. Batches are bounded as
-    in `Batches`, but an example larger than `max_tokens` is let through, alone.
+    `lengths` are those of sources and targets, 0 where there is none yet. `answer` returns one result for each number.
+    Batches are bounded as in `Batches`, but an example larger than `max_tokens` is let through, alone.
 
     Example:
-        >>> in_length_order([([4], []), ([5, 6], [])], 100, lambda batch: batch.source_lengths.tolist())
-        [1, 2]
+        >>> texts = ["a", "b c"]
+        >>> in_length_order([(len(text), 0) for text in texts], 100, lambda index: [texts[i].upper() for i in index])
+        ['A', 'B C']
     """
-    sizes = [_size(example) for example in examples]
-    order = sorted(range(len(examples)), key=lambda place: (sizes[place], len(examples[place][0]), place))
+    sizes = [max(both) + 1 for both in lengths]
+    order = sorted(range(len(lengths)), key=lambda place: (sizes[place], lengths[place][0], place))
     cuts = _cut([sizes[place] for place in order], max_tokens)
     restored: dict[int, Result] = {}
     for first, last in reversed(list(pairwise(cuts))):
-        batch = collate(examples, order[first:last])
-        restored.update(zip(batch.index, predict(batch), strict=True))
-    return [restored[place] for place in range(len(examples))]
-
-
-def _size(example: Example) -> int:
-    return max(len(example[0]), len(example[1])) + 1
+        members = order[first:last]
+        restored.update(zip(members, answer(members), strict=True))
+    return [restored[place] for place in range(len(lengths))]
 
 
 def _cut(sizes: Sequence[int], max_tokens: int) -> list[int]:

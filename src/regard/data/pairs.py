@@ -24,6 +24,8 @@ class Pair:
     source: str
     target: str
     origin: str = ""
+    others: tuple[str, ...] = ()
+    """Further targets that are right too: references to judge by, not to learn from."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regard.models.build import MODELS, Settings, build, describe
+from regard.models.build import MODELS, build, describe
 from regard.models.decoding import Hypothesis, search
 from regard.models.loss import smoothed_cross_entropy
 from regard.models.rnn import RecurrentSeq2Seq, RecurrentSettings
@@ -15,7 +15,6 @@ __all__ = [
     "RecurrentSeq2Seq",
     "RecurrentSettings",
     "SequenceToSequence",
-    "Settings",
     "State",
     "TransformerSeq2Seq",
     "TransformerSettings",

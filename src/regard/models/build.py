@@ -6,21 +6,20 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from regard.errors import UserError
 from regard.models.rnn import RecurrentSeq2Seq, RecurrentSettings
-from regard.models.sequence import SequenceToSequence
 from regard.models.transformer import TransformerSeq2Seq, TransformerSettings
 
-Settings = RecurrentSettings | TransformerSettings
-
-MODELS: dict[str, tuple[type[Any], type[SequenceToSequence[Any]]]] = {
+MODELS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     "rnn": (RecurrentSettings, RecurrentSeq2Seq),
     "transformer": (TransformerSettings, TransformerSeq2Seq),
 }
 """Each model's settings and class, by the name used in configurations."""
 
 
-def build(settings: Settings | Mapping[str, Any]) -> SequenceToSequence[Any]:
+def build(settings: Any) -> Any:
     """Return a newly initialised model.
 
     `settings` is a settings object, or what `describe` made of one: a dictionary with the model's name under
@@ -50,7 +49,7 @@ def build(settings: Settings | Mapping[str, Any]) -> SequenceToSequence[Any]:
     raise TypeError(f"settings must be model settings or a mapping, got {type(settings).__name__}")
 
 
-def describe(settings: Settings) -> dict[str, str | int | float | bool]:
+def describe(settings: Any) -> dict[str, str | int | float | bool]:
     """Return settings as a dictionary of plain values, ready for JSON or TOML; `build` reads it back.
 
     Example:

@@ -7,7 +7,7 @@ import hashlib
 import shutil
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -128,26 +128,25 @@ class Trained:
     model: nn.Module
 
     @classmethod
-    def open(cls, path: Path, device: str | None = "cpu") -> Trained:
+    def open(
+        cls, path: Path, device: str | None = "cpu", answering: Mapping[str, Any] | None = None
+    ) -> Trained:
         """Load a trained run onto a device (None: the one of its training).
 
-        Raises `UserError` when it is not one, is damaged, or has no model yet.
+        `answering` are settings of the task, by name, with which it is to answer instead of its own.
+
+        Raises `UserError` when it is not one, is damaged, or has no model yet, and for settings that may not change.
         """
         run, experiment, task = _opened(path)
+        task = _answering(task, answering or {})
         where = Place.find(TrainingSettings(device=device or experiment.training.device)).device
         model = experiment.build(task)
         run.load_model(model)
         return cls(run, experiment, task, model.to(where).eval())
 
-    def evaluate(self, splits: Mapping[str, Sequence[Any]], beam: int | None = None) -> dict[str, Evaluation]:
-        """The evaluation of every split given, with the run's own beam unless told otherwise.
-
-        Raises `UserError` for an example that cannot be judged.
-        """
-        width = self.experiment.settings.beam if beam is None else beam
-        return {
-            name: self.task.evaluate(self.model, examples, beam=width) for name, examples in splits.items()
-        }
+    def evaluate(self, splits: Mapping[str, Sequence[Any]]) -> dict[str, Evaluation]:
+        """The evaluation of every split given; raises `UserError` for an example that cannot be judged."""
+        return {name: self.task.evaluate(self.model, examples) for name, examples in splits.items()}
 
 
 def train(experiment: Experiment, path: Path, *, quiet: bool = False) -> Result:
@@ -219,8 +218,9 @@ def whole_model(name: str, table: Mapping[str, Any], where: str) -> dict[str, An
 
     Raises `UserError` where it cannot be one.
     """
-    sizes = {"source_vocabulary": 8, "target_vocabulary": 8}
-    settings = from_table(MODELS[name][0], {**sizes, **table}, where)
+    kind = MODELS[name][0]
+    sizes = {field.name: 8 for field in dataclasses.fields(kind) if field.default is MISSING}
+    settings = from_table(kind, {**sizes, **table}, where)
     for field in ("attention", "cross_attention"):
         spelling = getattr(settings, field, "")
         if spelling not in ("", "none"):
@@ -231,6 +231,22 @@ def whole_model(name: str, table: Mapping[str, Any], where: str) -> dict[str, An
     return {
         field: value for field, value in to_table(settings).items() if field in table or field not in sizes
     }
+
+
+def _answering(task: Task[Any], changes: Mapping[str, Any]) -> Task[Any]:
+    """The task with other settings for answering."""
+    for name in changes:
+        if name not in task.answering:
+            may = ", ".join(task.answering) or "none"
+            raise UserError(
+                f"{task.name} cannot answer with another {name!r} than it was trained with; may change: {may}"
+            )
+    if not changes:
+        return task
+    settings = from_table(
+        type(task.settings), to_table(task.settings) | dict(changes), f"the command line, {task.name}"
+    )
+    return task.changed(**{name: getattr(settings, name) for name in changes})
 
 
 def _fit(
@@ -246,11 +262,12 @@ def _fit(
 ) -> Result:
     smoothing = experiment.training.label_smoothing
     watched = splits["valid"][: experiment.settings.evaluate_examples]
+    watching = task.while_training()
     return fit(
         model,
         batches=batches,
         loss=lambda trained, batch: task.loss(trained, batch, smoothing),
-        evaluate=lambda trained: dict(task.evaluate(trained, watched, beam=1).metrics),
+        evaluate=lambda trained: dict(watching.evaluate(trained, watched).metrics),
         metric=task.metric,
         higher_is_better=True,
         settings=experiment.training,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +26,24 @@ class Answer:
     text: str
     """The best answer."""
     score: float
-    """Its log-probability divided by the length penalty, so 0 at best; 0 too for the answer to an empty input."""
+    """How probable it is to the model, as a logarithm, so 0 at best; 0 too for the answer to an empty input.
+
+    Of a text that was searched for it is divided by the length penalty.
+    """
     others: Sequence[tuple[str, float]] = ()
     """Every answer asked for and its score, the best first; empty for an empty input."""
 
 
 class Judged(NamedTuple):
-    """One example after evaluation: input, output, the expected output, whether they agree, the input's length."""
+    """One example after evaluation: input, output, what was expected, whether they agree, the input's length."""
 
     source: str
     said: str
     expected: str
     right: bool
     length: int
+    others: Sequence[str] = ()
+    """Further outputs that are right too."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,9 @@ class Task(abc.ABC, Generic[Example]):
     Settings: ClassVar[type[Any]]
     """A frozen dataclass of everything about the data, the metric and prediction."""
     models: ClassVar[Sequence[str]]
-    """The models it can be built with, the default first."""
+    """The models it can be built with, by their names in `regard.models.MODELS`, the default first."""
+    answering: ClassVar[Sequence[str]] = ()
+    """The settings that only evaluation and prediction use, so that they may be others than in training."""
     settings: Any
 
     @classmethod
@@ -98,6 +107,16 @@ class Task(abc.ABC, Generic[Example]):
     def save(self, folder: Path) -> None:
         """Write what `learn` learnt into a run directory."""
 
+    def changed(self, **settings: Any) -> Self:
+        """The same task with other settings for answering, by name."""
+        other = copy.copy(self)
+        other.settings = dataclasses.replace(self.settings, **settings)
+        return other
+
+    def while_training(self) -> Self:
+        """The task that evaluates during training: this one, unless it has a faster way to answer."""
+        return self
+
     @abc.abstractmethod
     def check(self, splits: Mapping[str, Sequence[Example]]) -> None:
         """Raise `UserError` for a held-out example that could not be judged, before any training."""
@@ -128,12 +147,8 @@ class Task(abc.ABC, Generic[Example]):
         """The metric by which checkpoints are compared; higher is better."""
 
     @abc.abstractmethod
-    def evaluate(self, model: nn.Module, examples: Sequence[Example], *, beam: int) -> Evaluation:
-        """Measure a model in evaluation mode.
-
-        `beam` is the number of unfinished answers that the search keeps at each step; 1 is greedy. A task whose answer
-        is not written token by token has no use for it. Raises `UserError` for an example that cannot be judged.
-        """
+    def evaluate(self, model: nn.Module, examples: Sequence[Example]) -> Evaluation:
+        """Measure a model in evaluation mode; raises `UserError` for an example that cannot be judged."""
 
     @abc.abstractmethod
     def quality(self, judged: Sequence[Judged]) -> float:
@@ -145,19 +160,22 @@ class Task(abc.ABC, Generic[Example]):
         model: nn.Module,
         inputs: Sequence[str],
         *,
-        beam: int,
-        length_penalty: float,
-        n_best: int,
-        where: str,
+        n_best: int = 1,
+        where: str = "the input",
         first: int = 1,
     ) -> list[Answer]:
         """Answer inputs, in their order; an empty input gets an empty answer.
 
-        `beam` is the number of unfinished answers that the search keeps at each step (1 is greedy), `length_penalty`
-        the exponent of the divisor of log-probabilities (Wu et al. 2016, equation 14), and `n_best`, at most `beam`,
-        the number of answers to each input. Raises `UserError` for an input that cannot be answered; `where` and the
-        number of the `first` line name it.
+        `n_best` is the number of answers to each input. Raises `UserError` for an input that cannot be answered;
+        `where` and the number of the `first` line name it.
         """
+
+    def predict_file(self, model: nn.Module, path: Path) -> str | None:
+        """The answers to a file of the task's own format, in the form that its scorers read.
+
+        None where `path` is no such file but one input a line.
+        """
+        return None
 
     @abc.abstractmethod
     def pictures(

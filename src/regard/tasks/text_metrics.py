@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from regard.errors import UserError, require
@@ -16,9 +17,16 @@ TOKENIZERS = ("auto", "none", "zh", "13a", "intl", "char", "ja-mecab", "ko-mecab
 
 
 def measure_texts(
-    predicted: Sequence[str], expected: Sequence[str], *, tokenizer: str = "auto", lowercase: bool = False
+    predicted: Sequence[str],
+    expected: Sequence[Sequence[str]],
+    *,
+    tokenizer: str = "auto",
+    lowercase: bool = False,
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """BLEU, chrF (both 0 to 100) and exact match (0 to 1) of texts, and sacrebleu's signatures.
+    """BLEU, chrF (both 0 to 100) and exact match (0 to 1) of texts, each held against one or more right ones.
+
+    Also returned are sacrebleu's signatures. Where texts have unlike numbers of right ones, sacrebleu leaves out those
+    that are missing.
 
     `tokenizer` is one of sacrebleu's, or "auto": `zh` and `ja-mecab` where the expected texts are Chinese or Japanese,
     `char` for Korean, Thai and other unspaced scripts, else `13a`.
@@ -26,15 +34,15 @@ def measure_texts(
     Raises `UserError` where sacrebleu is not installed or cannot use the tokeniser.
 
     Example:
-        >>> metrics, signatures = measure_texts(["2026-03-03", "a"], ["2026-03-03", "b"])
+        >>> metrics, signatures = measure_texts(["2026-03-03", "a"], [["2026-03-03"], ["b"]])
         >>> metrics["exact_match"]
         0.5
 
     BLEU: Papineni et al. 2002; chrF: Popovic 2015; comparable scores and signatures: Post 2018 (sacrebleu).
     """
     sacrebleu: Any = require("sacrebleu", "tasks")
-    chosen = bleu_tokenizer(expected) if tokenizer == "auto" else tokenizer
-    exact = sum(a == b for a, b in zip(predicted, expected, strict=True))
+    chosen = bleu_tokenizer([texts[0] for texts in expected]) if tokenizer == "auto" else tokenizer
+    exact = sum(text in right for text, right in zip(predicted, expected, strict=True))
     metrics: dict[str, float] = {"exact_match": exact / max(len(expected), 1)}
     if not expected:
         return {"bleu": 0.0, "chrf": 0.0, **metrics}, {}
@@ -47,9 +55,10 @@ def measure_texts(
     ) as error:  # a tokeniser that needs more packages, or a download
         raise UserError(f"bleu_tokenizer is {chosen!r}, which sacrebleu cannot use here: {error}") from None
     chrf = sacrebleu.CHRF(lowercase=lowercase)
+    streams = [list(stream) for stream in zip_longest(*expected)]
     metrics |= {
-        "bleu": bleu.corpus_score(list(predicted), [list(expected)]).score,
-        "chrf": chrf.corpus_score(list(predicted), [list(expected)]).score,
+        "bleu": bleu.corpus_score(list(predicted), streams).score,
+        "chrf": chrf.corpus_score(list(predicted), streams).score,
     }
     return metrics, {"bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature())}
 

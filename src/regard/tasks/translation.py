@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
-
-from regard.data import BOS, Batch, Batches, Pair, Vocabulary, in_length_order, read_pairs, sample_dates
+from regard.data import Pair, read_pairs, sample_dates
 from regard.errors import UserError
-from regard.models import Hypothesis, SequenceToSequence, search
-from regard.tasks.task import Answer, Evaluation, Judged, Tables, Task
+from regard.tasks.task import Tables
 from regard.tasks.text_metrics import measure_texts, require_tokenizer
-from regard.view import Heatmap, heatmap
+from regard.tasks.text_to_text import TextToText
 
 __all__ = ["Translation", "TranslationSettings"]
-
-PREDICTION_TOKENS = 4096
-"""Padded source tokens decoded at once."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +42,8 @@ class TranslationSettings:
     """Read and write lower case only, and measure without regard to case."""
     max_length: int = 512
     """The most tokens of a source or target."""
+    truncate: bool = False
+    """Cut what is longer, and say how many texts were cut, instead of refusing it."""
     metric: Literal["bleu", "chrf", "exact_match"] = "bleu"
     """What checkpoints are compared by, and training stops by."""
     bleu_tokenizer: str = "auto"
@@ -63,10 +59,12 @@ class TranslationSettings:
         for name in ("vocabulary", "max_length", "evaluate_examples", "beam"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; at least 1 is expected")
+        if not math.isfinite(self.length_penalty):
+            raise UserError(f"length_penalty is {self.length_penalty}; a finite number is expected")
         require_tokenizer(self.bleu_tokenizer)
 
 
-class Translation(Task[Pair]):
+class Translation(TextToText):
     """Translation between two languages, or between any two ways of writing.
 
     The embedded sample is dates as people write them in many languages (Unicode CLDR) -> ISO 8601.
@@ -84,12 +82,7 @@ class Translation(Task[Pair]):
         "a directory with train.en and train.de (or train/, valid/, test/), a tab-separated file, or two parallel files"
     )
     Settings: ClassVar[type[Any]] = TranslationSettings
-    models: ClassVar[Sequence[str]] = ("rnn", "transformer")
-
-    def __init__(self, settings: TranslationSettings, source: Vocabulary, target: Vocabulary) -> None:
-        self.settings = settings
-        self.source = source
-        self.target = target
+    settings: TranslationSettings
 
     @classmethod
     def recipe(cls, model: str, data: Sequence[Path]) -> Tables:
@@ -145,183 +138,13 @@ class Translation(Task[Pair]):
         ]  # files have no parts of their own: judge every line, in order
         return {"all": sorted(both, key=lambda pair: int(pair.origin.rpartition(":")[2]))}
 
-    @classmethod
-    def learn(cls, settings: TranslationSettings, examples: Sequence[Pair]) -> Translation:
-        sources, targets = [pair.source for pair in examples], [pair.target for pair in examples]
-        if settings.shared_vocabulary:
-            both = Vocabulary.train(
-                [*sources, *targets], settings.tokens, settings.vocabulary, settings.lowercase
-            )
-            return cls(settings, both, both)
-        make = [
-            Vocabulary.train(t, settings.tokens, settings.vocabulary, settings.lowercase)
-            for t in (sources, targets)
-        ]
-        return cls(settings, *make)
-
-    @classmethod
-    def load(cls, settings: TranslationSettings, folder: Path) -> Translation:
-        if settings.shared_vocabulary:
-            both = Vocabulary.load(folder / "tokenizer.json")
-            return cls(settings, both, both)
-        return cls(
-            settings, *(Vocabulary.load(folder / f"tokenizer.{side}.json") for side in ("source", "target"))
-        )
-
-    def save(self, folder: Path) -> None:
-        if self.settings.shared_vocabulary:
-            self.source.save(folder / "tokenizer.json")
-        else:
-            self.source.save(folder / "tokenizer.source.json")
-            self.target.save(folder / "tokenizer.target.json")
-
-    def check(self, splits: Mapping[str, Sequence[Pair]]) -> None:
-        for name, pairs in splits.items():
-            if name != "train":
-                origins = [pair.origin for pair in pairs]
-                self._encoded(self.source, [pair.source for pair in pairs], "source", origins)
-
-    def model_sizes(self) -> Mapping[str, int]:
-        return {"source_vocabulary": len(self.source), "target_vocabulary": len(self.target)}
-
-    def batches(self, examples: Sequence[Pair], max_tokens: int, seed: int) -> Batches:
-        origins = [pair.origin for pair in examples]
-        sources = self._encoded(self.source, [pair.source for pair in examples], "source", origins)
-        targets = self._encoded(self.target, [pair.target for pair in examples], "target", origins)
-        return Batches(list(zip(sources, targets, strict=True)), max_tokens, seed)
-
-    def _encoded(
-        self, vocabulary: Vocabulary, texts: Sequence[str], side: str, origins: Sequence[str]
-    ) -> list[list[int]]:
-        encoded = vocabulary.encode_batch(texts)
-        for ids, origin in zip(encoded, origins, strict=True):
-            if len(ids) > self.settings.max_length:
-                raise UserError(
-                    f"{origin}: the {side} has {len(ids)} tokens; at most {self.settings.max_length} are allowed "
-                    f"(train with --set {self.name}.max_length=... to allow more)"
-                )
-        return encoded
-
-    def loss(self, model: nn.Module, batch: Batch, smoothing: float) -> tuple[Tensor, int, dict[str, float]]:
-        assert isinstance(model, SequenceToSequence)
-        loss, surprise, tokens = model.loss(
-            batch.source, batch.source_lengths, batch.target, batch.target_lengths, smoothing
-        )
-        return loss, tokens, {"negative_log_likelihood": float(surprise)}
-
     @property
     def metric(self) -> str:
         return str(self.settings.metric)
 
-    def evaluate(self, model: nn.Module, examples: Sequence[Pair], *, beam: int) -> Evaluation:
-        sources = [pair.source for pair in examples]
-        found = self._search(
-            model, sources, [pair.origin for pair in examples], beam, self.settings.length_penalty, 1
-        )
-        predicted = [self.target.decode(best[0].tokens) for best in found]
-        expected = [pair.target for pair in examples]
-        if self.settings.lowercase:
-            predicted, expected = [t.lower() for t in predicted], [t.lower() for t in expected]
-        metrics, signatures = self._measure(predicted, expected)
-        lengths = [len(ids) for ids in self.source.encode_batch(sources)]
-        judged = [
-            Judged(source, said, wanted, said == wanted, length)
-            for source, said, wanted, length in zip(sources, predicted, expected, lengths, strict=True)
-        ]
-        return Evaluation(metrics, signatures, judged)
-
-    def quality(self, judged: Sequence[Judged]) -> float:
-        return self._measure([row.said for row in judged], [row.expected for row in judged])[0][self.metric]
-
-    def _measure(
-        self, predicted: Sequence[str], expected: Sequence[str]
-    ) -> tuple[dict[str, float], dict[str, str]]:
+    def measure(
+        self, predicted: Sequence[str], expected: Sequence[Sequence[str]]
+    ) -> tuple[Mapping[str, float], Mapping[str, str]]:
         return measure_texts(
             predicted, expected, tokenizer=self.settings.bleu_tokenizer, lowercase=self.settings.lowercase
         )
-
-    def _search(
-        self,
-        model: nn.Module,
-        texts: Sequence[str],
-        origins: Sequence[str],
-        beam: int,
-        penalty: float,
-        n_best: int,
-    ) -> list[list[Hypothesis]]:
-        encoded = self._encoded(self.source, texts, "source", origins)
-        device = next(model.parameters()).device
-
-        assert isinstance(model, SequenceToSequence)
-
-        def translate(batch: Batch) -> list[list[Hypothesis]]:
-            batch = batch.to(device)
-            return search(
-                model, batch.source, batch.source_lengths, beam=beam, length_penalty=penalty, n_best=n_best
-            )
-
-        was_training = model.training
-        model.eval()
-        found = in_length_order([(ids, []) for ids in encoded], max(PREDICTION_TOKENS // beam, 1), translate)
-        model.train(was_training)
-        return found
-
-    def predict(
-        self,
-        model: nn.Module,
-        inputs: Sequence[str],
-        *,
-        beam: int,
-        length_penalty: float,
-        n_best: int,
-        where: str,
-        first: int = 1,
-    ) -> list[Answer]:
-        full = [place for place, text in enumerate(inputs) if text.strip()]
-        origins = [f"{where}, line {first + place}" for place in full]
-        found = self._search(model, [inputs[place] for place in full], origins, beam, length_penalty, n_best)
-        answers = [Answer("", 0.0)] * len(inputs)
-        for place, best in zip(full, found, strict=True):
-            texts = [(self.target.decode(one.tokens), one.score) for one in best]
-            answers[place] = Answer(texts[0][0], texts[0][1], texts)
-        return answers
-
-    @torch.no_grad()
-    def pictures(
-        self, model: nn.Module, text: str, *, answer: str | None = None, layer: int | None, head: int | None
-    ) -> list[Heatmap]:
-        assert isinstance(model, SequenceToSequence)
-        model.eval()
-        if not text.strip():
-            raise UserError("there is nothing to look at: the text is empty")
-        source = self._encoded(self.source, [text], "source", [f"the text {text[:40]!r}"])[0]
-        if answer is None:
-            target = self._search(
-                model, [text], ["the text"], self.settings.beam, self.settings.length_penalty, 1
-            )[0][0].tokens
-        else:
-            target = self._encoded(self.target, [answer], "target", [f"the answer {answer[:40]!r}"])[0]
-        device = next(model.parameters()).device
-        ids = torch.tensor([source], device=device)
-        weights = model.alignment(
-            ids, torch.tensor([len(source)], device=device), torch.tensor([[BOS, *target]], device=device)
-        )
-        if weights is None:
-            raise UserError("this model has no attention to show: it was trained with attention 'none'")
-        layers, heads = weights.shape[1:3]
-        for name, value, count in (("layer", layer, layers), ("head", head, heads)):
-            if value is not None and not 1 <= value <= count:
-                raise UserError(f"there is no {name} {value}: the model has {count}")
-        chosen = weights[0, (layers if layer is None else layer) - 1]
-        shown = chosen.mean(0) if head is None else chosen[head - 1]
-        what = f"layer {layer or layers} of {layers}, " if layers > 1 else ""
-        what += (f"mean of {heads} heads" if heads > 1 else "") if head is None else f"head {head} of {heads}"
-        return [
-            heatmap(
-                shown,
-                source=self.source.labels(source),
-                target=[*self.target.labels(target), "■"],
-                title=f"{text} → {self.target.decode(target)}",
-                subtitle=what.strip(", "),
-            )
-        ]
