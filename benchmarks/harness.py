@@ -30,6 +30,7 @@ PICTURES = "pictures/performance"
 ORDER = (
     "additive",
     "sparse",
+    "dense",
     "decoding",
     "graph",
     "memory_of_peers",
