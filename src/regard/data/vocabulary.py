@@ -15,7 +15,7 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 BYTES = tuple(f"<0x{value:02X}>" for value in range(256))
 
-Kind = Literal["bpe", "characters"]
+Kind = Literal["bpe", "characters", "words"]
 
 # Scripts written without spaces between words, whose runs are cut only by what subwords learn.
 _CJK = r"\p{Han}\p{Hiragana}\p{Katakana}ー々〆"
@@ -28,6 +28,8 @@ _WORD = (
     r"| ?[^\s\p{L}\p{M}\p{N}]+"
     r"|\s+(?!\S)|\s+"
 )
+# What is a token of its own in a vocabulary of words: there is no space between two that says where one ends.
+_WHOLE_WORD = rf"[{_CJK}]|{_LETTERS}(?:['’]{_LETTERS})*|\p{{N}}+|[^\s\p{{L}}\p{{M}}\p{{N}}]"
 # Text that does not begin with such a script gets one space in front, so that a word is the same token at
 # the beginning and in the middle of a sentence; the decoder takes exactly one space off again.
 _UNSPACED_START = rf"\A(?=[^{_CJK}])"
@@ -39,7 +41,8 @@ class Vocabulary:
     `kind="bpe"` learns subwords by byte-pair encoding (Sennrich et al. 2016). Words keep the space before
     them, runs of Chinese and Japanese are one word to begin with, digits stand alone, and a character that
     is not in the vocabulary is spelt in UTF-8 bytes, so `decode(encode(text))` is `text` for any text.
-    `kind="characters"` makes each character a token and each unknown one UNK.
+    `kind="characters"` makes each character a token and each unknown one UNK. `kind="words"` makes words tokens, and
+    of Chinese and Japanese each character; white space is lost, and each unknown word is UNK.
 
     Text is first brought to Unicode's normal form NFC, and to small letters if `lowercase`; "lossless" is
     meant up to that. "<eos>" and the like in a text are ordinary characters, never the special tokens.
@@ -56,7 +59,7 @@ class Vocabulary:
         """Learn a vocabulary of at most `size` tokens from `texts`; the same texts give the same vocabulary.
 
         Of "bpe", 260 tokens are the specials and the bytes and at most half of the rest single characters,
-        the most frequent ones. "characters" keeps the most frequent `size - 4`.
+        the most frequent ones. "characters" and "words" keep the most frequent `size - 4`.
 
         Raises `UserError` if `kind` is unknown, `size` is too small, or the texts hold no characters.
 
@@ -66,13 +69,13 @@ class Vocabulary:
             ['▁to', '▁be']
         """
         require("tokenizers", "tasks")
-        if kind not in ("bpe", "characters"):
-            raise UserError(f"a vocabulary is of kind 'bpe' or 'characters', not {kind!r}")
+        builders = {"bpe": _train_bpe, "characters": _train_characters, "words": _train_words}
+        if kind not in builders:
+            raise UserError(f"a vocabulary is of kind {', '.join(map(repr, builders))}, not {kind!r}")
         least = len(SPECIALS) + len(BYTES) + 2 if kind == "bpe" else len(SPECIALS) + 1
         if size < least:
             raise UserError(f"a vocabulary of kind {kind!r} needs a size of at least {least}, got {size}")
-        build = _train_bpe if kind == "bpe" else _train_characters
-        return cls(build(list(texts), size, lowercase))
+        return cls(builders[kind](list(texts), size, lowercase))
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without BOS and EOS."""
@@ -129,6 +132,11 @@ class Vocabulary:
             place += len(spelling)
         return labels
 
+    @property
+    def ids(self) -> dict[str, int]:
+        """The id of each token that was learnt."""
+        return {token: id for id, token in enumerate(self._tokens) if id > UNK}
+
     def __len__(self) -> int:
         return len(self._tokens)
 
@@ -181,8 +189,8 @@ def _normalizer(lowercase: bool, *more: Any) -> Any:
     return normalizers.Sequence([*small, normalizers.NFC(), *more])
 
 
-def _most_frequent(texts: Iterable[str], count: int) -> list[str]:
-    """The `count` most frequent characters, ties by code point."""
+def _most_frequent(texts: Iterable[Iterable[str]], count: int) -> list[str]:
+    """The `count` most frequent characters, or words, ties by code point."""
     seen: Counter[str] = Counter()
     for text in texts:
         seen.update(text)
@@ -239,18 +247,46 @@ def _train_bpe(texts: list[str], size: int, lowercase: bool) -> Any:
 
 
 def _train_characters(texts: list[str], size: int, lowercase: bool) -> Any:
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Regex, decoders, pre_tokenizers
 
     normalizer = _normalizer(lowercase)
     alphabet = _most_frequent((normalizer.normalize_str(text) for text in texts), size - len(SPECIALS))
-    tokens = [*SPECIALS, *sorted(alphabet)]
-    tokenizer = Tokenizer(
-        models.WordLevel({token: id for id, token in enumerate(tokens)}, unk_token=SPECIALS[UNK])
-    )
-    tokenizer.normalizer = normalizer
+    tokenizer = _of_whole_tokens(sorted(alphabet), normalizer)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(SPECIALS[UNK], "\N{REPLACEMENT CHARACTER}"), decoders.Fuse()]
     )
+    return tokenizer
+
+
+def _train_words(texts: list[str], size: int, lowercase: bool) -> Any:
+    from tokenizers import Regex, decoders, pre_tokenizers
+
+    normalizer = _normalizer(lowercase)
+    split = pre_tokenizers.Split(Regex(_WHOLE_WORD), "removed", invert=True)
+    words = ([word for word, _ in split.pre_tokenize_str(normalizer.normalize_str(text))] for text in texts)
+    tokenizer = _of_whole_tokens(sorted(_most_frequent(words, size - len(SPECIALS))), normalizer)
+    tokenizer.pre_tokenizer = split
+    between = rf"(?<=[{_CJK}]) (?=[{_CJK}])"
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace(SPECIALS[UNK], "\N{REPLACEMENT CHARACTER}"),
+            decoders.Replace(Regex(r"\A"), " "),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+            decoders.Replace(Regex(between), ""),
+        ]
+    )
+    return tokenizer
+
+
+def _of_whole_tokens(learnt: list[str], normalizer: Any) -> Any:
+    from tokenizers import Tokenizer, models
+
+    tokens = [*SPECIALS, *(token for token in learnt if token not in SPECIALS)]
+    tokenizer = Tokenizer(
+        models.WordLevel({token: id for id, token in enumerate(tokens)}, unk_token=SPECIALS[UNK])
+    )
+    tokenizer.normalizer = normalizer
     tokenizer.add_special_tokens(list(SPECIALS[:UNK]))
     return tokenizer

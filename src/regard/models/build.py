@@ -9,12 +9,20 @@ from typing import Any
 from torch import nn
 
 from regard.errors import UserError
+from regard.models.classifiers import (
+    RecurrentClassifier,
+    RecurrentClassifierSettings,
+    TransformerClassifier,
+    TransformerClassifierSettings,
+)
 from regard.models.rnn import RecurrentSeq2Seq, RecurrentSettings
 from regard.models.transformer import TransformerSeq2Seq, TransformerSettings
 
 MODELS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     "rnn": (RecurrentSettings, RecurrentSeq2Seq),
     "transformer": (TransformerSettings, TransformerSeq2Seq),
+    "rnn-classifier": (RecurrentClassifierSettings, RecurrentClassifier),
+    "transformer-classifier": (TransformerClassifierSettings, TransformerClassifier),
 }
 """Each model's settings and class, by the name used in configurations."""
 

@@ -18,7 +18,13 @@ def _translation() -> type[Task[Any]]:
     return Translation
 
 
-TASKS: dict[str, Callable[[], type[Task[Any]]]] = {"translation": _translation}
+def _sentiment() -> type[Task[Any]]:
+    from regard.tasks.sentiment import Sentiment
+
+    return Sentiment
+
+
+TASKS: dict[str, Callable[[], type[Task[Any]]]] = {"translation": _translation, "sentiment": _sentiment}
 """Every task by its name, imported when asked for."""
 
 

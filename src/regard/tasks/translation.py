@@ -82,6 +82,7 @@ class Translation(TextToText):
         "a directory with train.en and train.de (or train/, valid/, test/), a tab-separated file, or two parallel files"
     )
     Settings: ClassVar[type[Any]] = TranslationSettings
+    shares: ClassVar[Sequence[str]] = ("exact_match",)
     settings: TranslationSettings
 
     @classmethod
