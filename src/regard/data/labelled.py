@@ -199,8 +199,8 @@ def _from_table(path: Path, table: Iterable[tuple[int, list[str]]], text: str, l
         return
     (number, head), body = rows[0], rows
     columns = [_column(one, head, usual) for one, usual in ((text, TEXTS), (label, LABELS))]
-    if None not in columns and not (text.isdecimal() and label.isdecimal()):
-        body = rows[1:]  # the first row is a header
+    if None not in columns:
+        body = rows if text.isdecimal() and label.isdecimal() else rows[1:]  # names are those of a header
     elif text or label:
         wanted = next(one for one, place in zip((text, label), columns, strict=True) if one and place is None)
         raise UserError(f"{path}, line {number}: there is no column {wanted!r}; there are: {', '.join(head)}")
@@ -224,15 +224,15 @@ def _column(name: str, head: Sequence[str], usual: Sequence[str]) -> int | None:
 
 
 def _guessed(path: Path, rows: Sequence[tuple[int, list[str]]]) -> list[int | None]:
-    """Without a header: the text is the longest column, the label the one of the others with the fewest values."""
+    """Without a header: the label is the column with the fewest values, the text the longest of the others."""
     width = min(len(row) for _, row in rows)
     if width < 2:
         number = next(n for n, row in rows if len(row) == width)
         raise UserError(f"{path}, line {number}: it has 1 column; a text and a label are expected")
-    lengths = [sum(len(row[place]) for _, row in rows) for place in range(width)]
-    text = max(range(width), key=lambda place: lengths[place])
-    values = {place: len({row[place] for _, row in rows}) for place in range(width) if place != text}
-    return [text, min(values, key=lambda place: values[place])]
+    values = [len({row[place] for _, row in rows}) for place in range(width)]
+    label = values.index(min(values))
+    lengths = {place: sum(len(row[place]) for _, row in rows) for place in range(width) if place != label}
+    return [max(lengths, key=lambda place: lengths[place]), label]
 
 
 def _from_words(lines: Iterable[tuple[int, str]]) -> Iterator[Row]:
