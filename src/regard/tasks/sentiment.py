@@ -123,9 +123,10 @@ class Sentiment(Task[Labelled]):
             training = {"epochs": 8, "max_tokens": 2048, "learning_rate": 5e-3 if recurrent else 2e-3}
         else:
             settings = {"truncate": True}
-            shape = {"word_dropout": 0.2, "dropout": 0.5 if recurrent else 0.3}
+            shape = {"embedding_size": 300, "dropout": 0.6} if recurrent else {"dropout": 0.3}
+            shape["word_dropout"] = 0.3
             training = {"epochs": 15, "max_tokens": 2048, "learning_rate": 2e-3 if recurrent else 1e-3,
-                        "label_smoothing": 0.1, "patience": 5}  # fmt: skip
+                        "label_smoothing": 0.1, "average": 5, "patience": 5}  # fmt: skip
         training |= {"schedule": "linear", "warm_up": 50}
         return {"settings": settings, "model": shape, "training": training}
 
