@@ -221,12 +221,15 @@ class TransformerDecoderLayer(nn.Module):
         memory: Memory,
         cache: Cache | None = None,
         *,
+        mask: Mask | Tensor | None = None,
         width: int = 1,
         return_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None, Cache]:
         """The sequence after all blocks, its weights over the memory when asked for, and the cache with what is new.
 
-        `width` rows of the sequence in a row share one memory, as in a beam.
+        `width` rows of the sequence in a row share one memory, as in a beam. A `mask`, True where a place may look
+        among those written, the new ones included, stands instead of the causal one, as where several places continue
+        a sequence in several ways.
 
         *Shape:* sequence `(batch * width, length, size)`, weights `(batch, heads, width * length, memory_len)`. Raises
         what `SelfAttention` and `CrossAttention` do.
@@ -237,7 +240,7 @@ class TransformerDecoderLayer(nn.Module):
         check_sizes(width=width)
         check_batch("sequence", sequence, f"memory times width {width}", memory.batch * width)
         around = self.around_attention
-        written, _, cache = self.attention(around.before(sequence), causal(), cache)
+        written, _, cache = self.attention(around.before(sequence), causal() if mask is None else mask, cache)
         sequence = around.after(sequence, written)
         around = self.around_cross_attention
         query = around.before(sequence)

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from regard.data import BOS, Batch, Batches, Pair, Vocabulary, in_length_order, read_pairs, sample_dates
+from regard.data import BOS, UNK, Batch, Batches, Pair, Vocabulary, in_length_order, read_pairs, sample_dates
+from regard.data.vocabulary import check_placeholders
 from regard.errors import UserError
-from regard.models import Hypothesis, SequenceToSequence, search
+from regard.models import Hypothesis, SequenceToSequence, sample, search
 from regard.tasks.task import Answer, Evaluation, Judged, Tables, Task
 from regard.tasks.text_metrics import measure_texts, require_tokenizer
 from regard.view import Heatmap, heatmap
@@ -58,11 +59,31 @@ class TranslationSettings:
     """The width of the search when predicting; 1 is greedy."""
     length_penalty: float = 0.6
     """The exponent of the length penalty of Wu et al. 2016; more than 0 favours longer translations."""
+    temperature: float = 0.0
+    """In prediction: 0 searches; more draws each token by chance, the further from the best the higher."""
+    top_k: int = 0
+    """Draw among so many of the best tokens only; 0 is all."""
+    top_p: float = 1.0
+    """Draw among the best tokens that together have this probability only."""
+    seed: int = 0
+    """Another number draws other translations."""
+    prefix: str = ""
+    """In prediction: how every translation begins."""
+    replace_unknown: bool = False
+    """Write for an unknown token what the model looked at most, instead of "�"."""
+    placeholders: tuple[str, ...] = ()
+    """Words that are one token wherever they stand, and never changed: ["<url>", "__name__"]."""
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "max_length", "evaluate_examples", "beam"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; at least 1 is expected")
+        for name in ("temperature", "top_k", "seed"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{name} is {getattr(self, name)}; at least 0 is expected")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}; a number above 0 and at most 1 is expected")
+        check_placeholders(self.placeholders)
         require_tokenizer(self.bleu_tokenizer)
 
 
@@ -149,15 +170,15 @@ class Translation(Task[Pair]):
     def learn(cls, settings: TranslationSettings, examples: Sequence[Pair]) -> Translation:
         sources, targets = [pair.source for pair in examples], [pair.target for pair in examples]
         if settings.shared_vocabulary:
-            both = Vocabulary.train(
-                [*sources, *targets], settings.tokens, settings.vocabulary, settings.lowercase
-            )
+            both = cls._vocabulary(settings, [*sources, *targets])
             return cls(settings, both, both)
-        make = [
-            Vocabulary.train(t, settings.tokens, settings.vocabulary, settings.lowercase)
-            for t in (sources, targets)
-        ]
-        return cls(settings, *make)
+        return cls(settings, cls._vocabulary(settings, sources), cls._vocabulary(settings, targets))
+
+    @staticmethod
+    def _vocabulary(settings: TranslationSettings, texts: Sequence[str]) -> Vocabulary:
+        return Vocabulary.train(
+            texts, settings.tokens, settings.vocabulary, settings.lowercase, settings.placeholders
+        )
 
     @classmethod
     def load(cls, settings: TranslationSettings, folder: Path) -> Translation:
@@ -218,7 +239,7 @@ class Translation(Task[Pair]):
         found = self._search(
             model, sources, [pair.origin for pair in examples], beam, self.settings.length_penalty, 1
         )
-        predicted = [self.target.decode(best[0].tokens) for best in found]
+        predicted = [self._text(best[0], source) for best, source in zip(found, sources, strict=True)]
         expected = [pair.target for pair in examples]
         if self.settings.lowercase:
             predicted, expected = [t.lower() for t in predicted], [t.lower() for t in expected]
@@ -248,16 +269,30 @@ class Translation(Task[Pair]):
         beam: int,
         penalty: float,
         n_best: int,
+        lines: Sequence[int] | None = None,
     ) -> list[list[Hypothesis]]:
+        """The `n_best` translations of each text; with `lines`, their numbers, as prediction is asked for."""
         encoded = self._encoded(self.source, texts, "source", origins)
         device = next(model.parameters()).device
 
         assert isinstance(model, SequenceToSequence)
 
+        how = self.settings
+        prefix = self.target.encode(how.prefix) if lines is not None and how.prefix else []
+
         def translate(batch: Batch) -> list[list[Hypothesis]]:
             batch = batch.to(device)
-            return search(
-                model, batch.source, batch.source_lengths, beam=beam, length_penalty=penalty, n_best=n_best
+            read, prefixes = (model, batch.source, batch.source_lengths), [prefix] * len(batch.index)
+            if lines is None or how.temperature == 0:
+                return search(*read, beam=beam, length_penalty=penalty, n_best=n_best, prefix=prefixes)
+            return sample(
+                *read,
+                seeds=[(how.seed << 32) + lines[place] for place in batch.index],
+                count=n_best,
+                temperature=how.temperature,
+                top_k=how.top_k,
+                top_p=how.top_p,
+                prefix=prefixes,
             )
 
         was_training = model.training
@@ -279,12 +314,23 @@ class Translation(Task[Pair]):
     ) -> list[Answer]:
         full = [place for place, text in enumerate(inputs) if text.strip()]
         origins = [f"{where}, line {first + place}" for place in full]
-        found = self._search(model, [inputs[place] for place in full], origins, beam, length_penalty, n_best)
+        texts = [inputs[place] for place in full]
+        found = self._search(
+            model, texts, origins, beam, length_penalty, n_best, [first + place for place in full]
+        )
         answers = [Answer("", 0.0)] * len(inputs)
         for place, best in zip(full, found, strict=True):
-            texts = [(self.target.decode(one.tokens), one.score) for one in best]
-            answers[place] = Answer(texts[0][0], texts[0][1], texts)
+            said = [(self._text(one, inputs[place]), one.score) for one in best]
+            answers[place] = Answer(*said[0], said)
         return answers
+
+    def _text(self, hypothesis: Hypothesis, source: str) -> str:
+        tokens, weights = hypothesis.tokens, hypothesis.weights
+        if not self.settings.replace_unknown or weights is None or UNK not in tokens:
+            return self.target.decode(tokens)
+        parts, looked = self.source.parts(source), weights.argmax(1).tolist()
+        unknown = [parts[place] for token, place in zip(tokens, looked, strict=False) if token == UNK]
+        return self.target.decode(tokens, unknown)
 
     @torch.no_grad()
     def pictures(

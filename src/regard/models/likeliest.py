@@ -1,0 +1,76 @@
+"""The likeliest next tokens of each row, and their log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+GROUP = 64
+"""Neighbouring tokens of which only the best is looked at first."""
+
+
+def likeliest(
+    scores: Tensor, count: int, banned: Sequence[int], forced: Sequence[int | None], width: int
+) -> tuple[Tensor, Tensor]:
+    """Return the best `count` next tokens of each row (fewer of a small vocabulary): their log-probabilities and
+    themselves.
+
+    `banned` tokens have none, but count in the sum to 1. Where a sentence, which is `width` rows, is `forced`, the
+    others have none. `scores` may be written over.
+
+    *Shape*: scores `(sentences * width, vocabulary)`, forced `(sentences,)`; both results `(sentences * width, count)`.
+
+    Example:
+        >>> scores = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]]).log()
+        >>> likely, tokens = likeliest(scores, 2, [0], [None, 1], 1)
+        >>> tokens[:, 0].tolist(), likely.exp().tolist()
+        ([1, 1], [[0.25, 0.25], [0.25, 0.0]])
+    """
+    scores = scores.to(torch.float64 if scores.dtype == torch.float64 else torch.float32)
+    highest, share = best_of(scores)
+    allow(scores, banned, forced, width)
+    likely, tokens = _largest(scores, min(count, scores.shape[1]))
+    return likely - highest + share, tokens
+
+
+def best_of(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the best score of each row and its log-probability: `score - best + share` is that of any other.
+
+    *Shape*: scores `(rows, vocabulary)`; both results `(rows, 1)`.
+    """
+    return scores.amax(1, keepdim=True), torch.softmax(scores, 1).amax(1, keepdim=True).log()
+
+
+def allow(scores: Tensor, banned: Sequence[int], forced: Sequence[int | None], width: int) -> None:
+    """Write minus infinity over the scores of tokens that may not come next, as `likeliest` says."""
+    for token in banned:
+        scores[:, token] = -torch.inf
+    chosen = [place for place, token in enumerate(forced) if token is not None]
+    if chosen:
+        rows = torch.tensor(chosen, device=scores.device)[:, None] * width
+        rows = (rows + torch.arange(width, device=scores.device)).flatten()
+        tokens = torch.tensor([token for token in forced if token is not None], device=scores.device)
+        tokens = tokens.repeat_interleave(width)
+        price = scores[rows, tokens]
+        scores[rows] = -torch.inf
+        scores[rows, tokens] = price
+
+
+def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`scores.topk(count)`, faster: the `count` best are in the `count` groups whose best are best."""
+    rows, vocabulary = scores.shape
+    groups = vocabulary // GROUP
+    if groups < 4 * count:
+        return scores.topk(count, dim=1)
+    whole = groups * GROUP
+    grouped = scores[:, :whole].unflatten(1, (groups, GROUP))
+    best = grouped.amax(2).topk(count, dim=1).indices
+    found = grouped.gather(1, best[:, :, None].expand(-1, -1, GROUP)).flatten(1)
+    places = (best[:, :, None] * GROUP + torch.arange(GROUP, device=scores.device)).flatten(1)
+    if whole < vocabulary:
+        rest = torch.arange(whole, vocabulary, device=scores.device).expand(rows, -1)
+        found, places = torch.cat([found, scores[:, whole:]], 1), torch.cat([places, rest], 1)
+    largest, where = found.topk(count, dim=1)
+    return largest, places.gather(1, where)
