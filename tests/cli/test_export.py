@@ -30,12 +30,12 @@ def test_ctranslate2_says_what_the_run_says(
     expected = regard(
         "predict", run, tmp_path / "in.txt", "--beam", 4, "--length-penalty", 0
     ).out.splitlines()
-    source, target = (Vocabulary.load(folder / f"tokenizer.{side}.json") for side in ("source", "target"))
+    words = Vocabulary.load(folder / "tokenizer.json")
     translator = peer.Translator(str(folder), compute_type="float32", intra_threads=1)
-    tokens = [[source.tokens[id] for id in ids] for ids in source.encode_batch(texts)]
+    tokens = [[words.tokens[id] for id in ids] for ids in words.encode_batch(texts)]
     found = translator.translate_batch(tokens, beam_size=4, length_penalty=0)
-    ids = {token: id for id, token in enumerate(target.tokens)}
-    said = [target.decode([ids[token] for token in one.hypotheses[0]]) for one in found]
+    ids = {token: id for id, token in enumerate(words.tokens)}
+    said = [words.decode([ids[token] for token in one.hypotheses[0]]) for one in found]
     assert said == expected
     assert len(set(said)) > 10
 

@@ -82,12 +82,13 @@ def convert(
         if settings.pre_norm:
             _norm(end.layer_norm, norm)
     spec.decoder.projection.weight = _array(model.output_weight)
+    of: Any
     for layer, of in zip(spec.encoder.layer, model.encoder, strict=True):
         _self_attention(layer.self_attention, of, settings.attention)
         _feed_forward(layer.ffn, of)
     for layer, of in zip(spec.decoder.layer, model.decoder, strict=True):
         _self_attention(layer.self_attention, of, settings.attention)
-        over: Any = of.cross_attention
+        over = of.cross_attention
         for linear, ours in zip(
             layer.attention.linear, (over.query, over.key_value, over.output), strict=True
         ):

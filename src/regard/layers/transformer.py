@@ -12,6 +12,7 @@ from regard.attention.mechanism import Mechanism
 from regard.layers.cache import Cache
 from regard.layers.checks import check_batch, check_sequence, check_share, check_sizes
 from regard.layers.dropout import Dropout
+from regard.layers.linear import Linear
 from regard.layers.memory import CrossAttention, Memory, check_memory
 from regard.layers.selfattention import SelfAttention
 
@@ -52,12 +53,14 @@ class FeedForward(nn.Module):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, it is {activation!r}")
         self.activation, gated = ACTIVATIONS[activation]
-        self.widen = nn.Linear(size, inner)
-        self.gate = nn.Linear(size, inner) if gated else None
-        self.narrow = nn.Linear(inner, size)
+        self.widen = Linear(size, inner)
+        self.gate = Linear(size, inner) if gated else None
+        self.narrow = Linear(inner, size)
 
     def forward(self, sequence: Tensor) -> Tensor:
         """*Shape:* `(..., size)` -> the same."""
+        if self.activation is functional.relu and isinstance(self.widen, Linear):
+            return self.narrow(self.widen(sequence, relu=True))
         inner = self.activation(self.widen(sequence))
         return self.narrow(inner if self.gate is None else inner * self.gate(sequence))
 

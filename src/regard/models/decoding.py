@@ -78,6 +78,7 @@ def search(
         width = live.shape[1]
         forced = [plan.forced(sentence, length) for sentence in sentences]
         likely, choices = likeliest(scores, 2 * beam, (pad, bos), forced, width)
+        del scores
         totals = (likely.unflatten(0, (-1, width)) + live[:, :, None]).flatten(1)
         best, where = totals.topk(min(2 * beam, totals.shape[1]), dim=1)
         words = choices.view_as(totals).gather(1, where)

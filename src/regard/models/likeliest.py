@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+CHUNK = 2**18
+"""So many scores fit into a processor's own cache."""
 GROUP = 64
 """Neighbouring tokens of which only the best is looked at first."""
 
@@ -40,7 +42,10 @@ def best_of(scores: Tensor) -> tuple[Tensor, Tensor]:
 
     *Shape*: scores `(rows, vocabulary)`; both results `(rows, 1)`.
     """
-    return scores.amax(1, keepdim=True), torch.softmax(scores, 1).amax(1, keepdim=True).log()
+    # A few rows at a time: a softmax as large as all scores would go to memory and back.
+    rows = max(CHUNK // max(scores.shape[1], 1), 1)
+    shares = [torch.softmax(some, 1).amax(1, keepdim=True) for some in scores.split(rows)]
+    return scores.amax(1, keepdim=True), torch.cat(shares).log()
 
 
 def allow(scores: Tensor, banned: Sequence[int], forced: Sequence[int | None], width: int) -> None:
