@@ -7,6 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from regard.attention.kernels import missing
+
+KERNEL = 2**20
+"""From so many scores on a compiled kernel looks for the best: to load it takes longer than a few of them."""
 CHUNK = 2**18
 """So many scores fit into a processor's own cache."""
 GROUP = 64
@@ -31,10 +35,28 @@ def likeliest(
         ([1, 1], [[0.25, 0.25], [0.25, 0.0]])
     """
     scores = scores.to(torch.float64 if scores.dtype == torch.float64 else torch.float32)
+    if _worth_a_kernel(scores, count):
+        from regard.models.leading import leading
+
+        likely, tokens, highest, total = leading(scores, count, banned)
+        _force(scores, likely, tokens, forced, width)
+        return likely - highest - total.log(), tokens
     highest, share = best_of(scores)
     allow(scores, banned, forced, width)
     likely, tokens = _largest(scores, min(count, scores.shape[1]))
     return likely - highest + share, tokens
+
+
+def _worth_a_kernel(scores: Tensor, count: int) -> bool:
+    return (
+        scores.numel() >= KERNEL
+        and scores.shape[1] >= 32 * count
+        and count <= 32
+        and scores.dtype == torch.float32
+        and scores.is_contiguous()
+        and not missing(scores.device.type, load=True)
+        and scores.device.type == "cpu"
+    )
 
 
 def best_of(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,15 +74,27 @@ def allow(scores: Tensor, banned: Sequence[int], forced: Sequence[int | None], w
     """Write minus infinity over the scores of tokens that may not come next, as `likeliest` says."""
     for token in banned:
         scores[:, token] = -torch.inf
-    chosen = [place for place, token in enumerate(forced) if token is not None]
-    if chosen:
-        rows = torch.tensor(chosen, device=scores.device)[:, None] * width
-        rows = (rows + torch.arange(width, device=scores.device)).flatten()
-        tokens = torch.tensor([token for token in forced if token is not None], device=scores.device)
-        tokens = tokens.repeat_interleave(width)
-        price = scores[rows, tokens]
+    if any(token is not None for token in forced):
+        rows, tokens, price = _prices(scores, forced, width)
         scores[rows] = -torch.inf
         scores[rows, tokens] = price
+
+
+def _force(scores: Tensor, likely: Tensor, tokens: Tensor, forced: Sequence[int | None], width: int) -> None:
+    """Write over what was found where a sentence is forced."""
+    if any(token is not None for token in forced):
+        rows, only, price = _prices(scores, forced, width)
+        likely[rows] = -torch.inf
+        likely[rows, 0], tokens[rows, 0] = price, only
+
+
+def _prices(scores: Tensor, forced: Sequence[int | None], width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows that are forced, the token of each, and its score."""
+    chosen = [(place, token) for place, token in enumerate(forced) if token is not None]
+    rows, tokens = torch.tensor(chosen, device=scores.device).unbind(1)
+    rows = (rows[:, None] * width + torch.arange(width, device=scores.device)).flatten()
+    tokens = tokens.repeat_interleave(width)
+    return rows, tokens, scores[rows, tokens]
 
 
 def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
