@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from regard.layers import TransformerEncoderLayer
@@ -56,3 +57,21 @@ def test_hooks_of_a_block_s_projections_are_called():
     assert seen == [
         "attention.query_key_value", "attention.output", "feed_forward.widen", "feed_forward.narrow",
     ]  # fmt: skip
+
+
+@torch.no_grad()
+def test_it_has_forward_derivatives_and_can_be_mapped_where_gradients_are_off():
+    input, weight, turn = torch.randn(20, 6), torch.randn(4, 6), torch.randn(20, 6)
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(linear(forward_ad.make_dual(input, turn), weight)).tangent
+    torch.testing.assert_close(found, turn @ weight.T)
+    mapped = torch.vmap(lambda one: linear(one, weight))(torch.stack([input, turn]))
+    torch.testing.assert_close(mapped[1], turn @ weight.T)
+
+
+@torch.no_grad()
+def test_it_can_be_exported():
+    layer = Linear(6, 4)
+    input = torch.randn(20, 6)
+    exported = torch.export.export(layer, (input,)).module()
+    torch.testing.assert_close(exported(input), layer(input))

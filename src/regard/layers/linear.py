@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from regard.attention.call import transforming
@@ -33,6 +34,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: b
     """
     if (
         not torch.is_grad_enabled()
+        and type(input) is Tensor
+        and type(weight) in (Tensor, nn.Parameter)
         and input.dtype == weight.dtype == torch.float32
         and input.device.type == "cpu"
         and input.numel() >= ROWS * input.shape[-1] > 0
@@ -41,6 +44,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: b
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not transforming()
+        and forward_ad._current_level < 0
     ):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             input, weight, bias, "relu" if relu else "none", [], ""
