@@ -35,6 +35,7 @@ ORDER = (
     "graph",
     "memory_of_peers",
     "training_throughput",
+    "translation_decoding",
     "memory",
     "operator_overhead",
     "import_time",
