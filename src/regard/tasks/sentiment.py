@@ -118,9 +118,13 @@ class Sentiment(Task[Labelled]):
             shape: dict[str, Any] = (
                 {"embedding_size": 32, "hidden_size": 32, "dropout": 0.1}
                 if recurrent
-                else {"size": 64, "ffn_size": 128, "layers": 2, "dropout": 0.1}
+                else {"attention": "scaled_dot+rotary/softmax", "dropout": 0.1}
             )
-            training = {"epochs": 8, "max_tokens": 2048, "learning_rate": 5e-3 if recurrent else 2e-3}
+            training = {
+                "epochs": 8 if recurrent else 12,
+                "max_tokens": 2048,
+                "learning_rate": 5e-3 if recurrent else 2e-3,
+            }
         else:
             settings = {"truncate": True}
             shape = {"embedding_size": 300, "dropout": 0.6} if recurrent else {"dropout": 0.3}
