@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from regard.models.build import MODELS, build, describe
-from regard.models.decoding import Hypothesis, search
+from regard.models.decoding import Hypothesis, repeats_and_haste, search
 from regard.models.loss import smoothed_cross_entropy
+from regard.models.pointer_generator import PointerGenerator, PointerGeneratorSettings
 from regard.models.rnn import RecurrentSeq2Seq, RecurrentSettings
 from regard.models.sequence import SequenceToSequence, State
 from regard.models.transformer import TransformerSeq2Seq, TransformerSettings
@@ -12,6 +13,8 @@ from regard.models.transformer import TransformerSeq2Seq, TransformerSettings
 __all__ = [
     "MODELS",
     "Hypothesis",
+    "PointerGenerator",
+    "PointerGeneratorSettings",
     "RecurrentSeq2Seq",
     "RecurrentSettings",
     "SequenceToSequence",
@@ -20,6 +23,7 @@ __all__ = [
     "TransformerSettings",
     "build",
     "describe",
+    "repeats_and_haste",
     "search",
     "smoothed_cross_entropy",
 ]

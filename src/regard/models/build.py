@@ -9,12 +9,14 @@ from typing import Any
 from torch import nn
 
 from regard.errors import UserError
+from regard.models.pointer_generator import PointerGenerator, PointerGeneratorSettings
 from regard.models.rnn import RecurrentSeq2Seq, RecurrentSettings
 from regard.models.transformer import TransformerSeq2Seq, TransformerSettings
 
 MODELS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     "rnn": (RecurrentSettings, RecurrentSeq2Seq),
     "transformer": (TransformerSettings, TransformerSeq2Seq),
+    "pointer-generator": (PointerGeneratorSettings, PointerGenerator),
 }
 """Each model's settings and class, by the name used in configurations."""
 

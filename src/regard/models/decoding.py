@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,7 @@ def search(
     length_penalty: float = 0.6,
     max_length: int | Callable[[int], int] = default_max_length,
     n_best: int = 1,
+    forbid: Callable[[Sequence[int]], Iterable[int]] | None = None,
     bos: int = 1,
     eos: int = 2,
     pad: int = 0,
@@ -60,7 +61,8 @@ def search(
     hypotheses have finished, it is enough that the best live one would not enter if it ended now. Scores
     are `log_probability / length_divisor(length,
     length_penalty)`, where the length counts EOS. A hypothesis that reaches `max_length` tokens (a number, or
-    a function of the source's length) is ended there, EOS at its own price.
+    a function of the source's length) is ended there, EOS at its own price. `forbid` names the tokens that may not come
+    next after those written so far, without changing the probability of the others (see `repeats_and_haste`).
 
     Returns for each source its hypotheses, distinct and best first; `n_best` of them, or fewer where fewer
     exist. The model is used in the mode it is in: call `model.eval()` first.
@@ -91,12 +93,16 @@ def search(
     parents = torch.arange(len(lengths), device=device)
     live = torch.zeros(len(lengths), 1, device=device)  # log-probabilities (sentences, width)
     sentences = list(range(len(lengths)))
+    written: list[list[int]] = [[] for _ in lengths]  # what each live row holds, kept where `forbid` wants to know
     for length in range(max(limits, default=-1) + 1):  # tokens written so far
         scores, state, weights = model.step(tokens, state)
         trail.append(tokens, parents, weights)
         width = live.shape[1]
+        if forbid is not None and length:
+            written = [[*written[row], token] for row, token in zip(parents.tolist(), tokens.tolist(), strict=True)]
+        bans = [] if forbid is None else [(row, id) for row, ids in enumerate(written) for id in forbid(ids)]
         likely, choices = _likeliest(
-            scores, width, [limits[sentence] == length for sentence in sentences], 2 * beam, eos, (pad, bos)
+            scores, width, [limits[sentence] == length for sentence in sentences], 2 * beam, eos, (pad, bos), bans
         )
         totals = (likely.unflatten(0, (-1, width)) + live[:, :, None]).flatten(1)
         best, where = totals.topk(min(2 * beam, totals.shape[1]), dim=1)
@@ -132,12 +138,43 @@ def search(
     ]
 
 
+def repeats_and_haste(
+    size: int = 0, least: int = 0, eos: int = 2
+) -> Callable[[Sequence[int]], Iterable[int]]:
+    """What `search` may forbid: a run of `size` tokens for the second time (0: none), and the end before `least` tokens.
+
+    Example:
+        >>> forbid = repeats_and_haste(3, least=2)
+        >>> forbid([]), forbid([7, 8, 9, 7, 8])
+        ([2], [9])
+
+    Paulus et al. 2018, section 2.5, forbid repeated trigrams.
+    """
+
+    def forbid(written: Sequence[int]) -> list[int]:
+        banned = [eos] if len(written) < least else []
+        if size and len(written) >= size:
+            last = list(written[len(written) - size + 1 :])
+            starts = range(len(written) - size + 1)
+            banned += [written[at + size - 1] for at in starts if list(written[at : at + size - 1]) == last]
+        return banned
+
+    return forbid
+
+
 def _likeliest(
-    scores: Tensor, width: int, closing: list[bool], count: int, eos: int, banned: tuple[int, ...]
+    scores: Tensor,
+    width: int,
+    closing: list[bool],
+    count: int,
+    eos: int,
+    banned: tuple[int, ...],
+    bans: list[tuple[int, int]],
 ) -> tuple[Tensor, Tensor]:
     """Return the best `count` next tokens of each row: their log-probabilities and themselves.
 
-    Where a sentence is `closing`, EOS is the only one. *Shape*: scores `(sentences * width, vocabulary)`, closing
+    Where a sentence is `closing`, EOS is the only one; `bans` are rows and tokens that may not come next there.
+    *Shape*: scores `(sentences * width, vocabulary)`, closing
     `(sentences,)`; both results `(sentences * width, count)`.
     """
     # Probabilities are taken of the best few only. The best of all has 1 / sum(exp(scores - highest)).
@@ -145,11 +182,13 @@ def _likeliest(
     normaliser = highest - torch.softmax(scores, 1, dtype=_exact(scores)).amax(1, keepdim=True).log()
     allowed = scores.to(normaliser.dtype, copy=True)
     allowed[:, list(banned)] = -torch.inf
+    prices = allowed[:, eos].clone()  # an end that is due is not forbidden
+    if bans:
+        allowed[tuple(torch.tensor(bans, device=scores.device).T)] = -torch.inf
     if any(closing):
         rows = torch.tensor(closing, device=scores.device).repeat_interleave(width)
-        price = allowed[rows, eos]
         allowed[rows] = -torch.inf
-        allowed[rows, eos] = price
+        allowed[rows, eos] = prices[rows]
     likely, tokens = allowed.topk(min(count, scores.shape[1]), dim=1)
     return likely - normaliser, tokens
 

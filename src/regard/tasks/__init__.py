@@ -18,7 +18,16 @@ def _translation() -> type[Task[Any]]:
     return Translation
 
 
-TASKS: dict[str, Callable[[], type[Task[Any]]]] = {"translation": _translation}
+def _summarisation() -> type[Task[Any]]:
+    from regard.tasks.summarisation import Summarisation
+
+    return Summarisation
+
+
+TASKS: dict[str, Callable[[], type[Task[Any]]]] = {
+    "translation": _translation,
+    "summarisation": _summarisation,
+}
 """Every task by its name, imported when asked for."""
 
 

@@ -78,6 +78,15 @@ class TextToText(Task[Pair]):
         self.settings = settings
         self.source = source
         self.target = target
+        self._told: set[str] = set()
+
+    def limit(self, side: str) -> int:
+        """The most tokens of a "source" or "target"."""
+        return self.settings.max_length
+
+    def search_options(self) -> Mapping[str, Any]:
+        """Further arguments of `regard.models.search`."""
+        return {}
 
     @abc.abstractmethod
     def measure(
@@ -139,19 +148,20 @@ class TextToText(Task[Pair]):
     def _encoded(
         self, vocabulary: Vocabulary, texts: Sequence[str], side: str, origins: Sequence[str]
     ) -> list[list[int]]:
-        encoded, limit, cut = vocabulary.encode_batch(texts), self.settings.max_length, 0
-        for place, (ids, origin) in enumerate(zip(encoded, origins, strict=True)):
-            if len(ids) <= limit:
-                continue
-            if not self.settings.truncate:
-                raise UserError(
-                    f"{origin}: the {side} has {len(ids)} tokens; at most {limit} are allowed (train with --set "
-                    f"{self.name}.max_length=... to allow more, or --set {self.name}.truncate=true to cut it)"
-                )
-            encoded[place] = ids[:limit]
-            cut += 1
-        if cut:
-            print(f"{cut:,} of {len(texts):,} {side}s cut to {limit} tokens", file=sys.stderr)
+        encoded, limit = vocabulary.encode_batch(texts), self.limit(side)
+        long = [place for place, ids in enumerate(encoded) if len(ids) > limit]
+        if long and not self.settings.truncate:
+            others = f", and {len(long) - 1:,} others of {len(texts):,} are too long" if len(long) > 1 else ""
+            raise UserError(
+                f"{origins[long[0]]}: the {side} has {len(encoded[long[0]])} tokens; at most {limit} are allowed{others} "
+                f"(train with --set {self.name}.max_length=... to allow more, or --set {self.name}.truncate=true to cut it)"
+            )
+        for place in long:
+            encoded[place] = encoded[place][:limit]
+        said = f"{len(long):,} of {len(texts):,} {side}s cut to {limit} tokens"
+        if long and said not in self._told:  # the same texts are evaluated again and again
+            self._told.add(said)
+            print(said, file=sys.stderr)
         return encoded
 
     def loss(self, model: nn.Module, batch: Batch, smoothing: float) -> tuple[Tensor, int, dict[str, float]]:
@@ -193,8 +203,9 @@ class TextToText(Task[Pair]):
         def translate(index: Sequence[int]) -> list[list[Hypothesis]]:
             batch = collate([(encoded[place], []) for place in index]).to(device)
             return search(
-                model, batch.source, batch.source_lengths, beam=beam, length_penalty=penalty, n_best=n_best
-            )
+                model, batch.source, batch.source_lengths, beam=beam, length_penalty=penalty, n_best=n_best,
+                **self.search_options(),
+            )  # fmt: skip
 
         was_training = model.training
         model.eval()
