@@ -238,7 +238,9 @@ def test_sinusoidal_positions_have_no_end():
     torch.testing.assert_close(late[place, 3], torch.cos(torch.tensor(place * rate)))
 
 
-@pytest.mark.parametrize("name", ["bahdanau", "bahdanau-none", "luong", "luong-plain", "transformer", "pointer-generator"])
+@pytest.mark.parametrize(
+    "name", ["bahdanau", "bahdanau-none", "luong", "luong-plain", "transformer", "pointer-generator"]
+)
 def test_learns_to_copy(tiny, name):
     more = {"dropout": 0.0, "source_vocabulary": 11, "target_vocabulary": 11}
     model = tiny(name, **more).float().train()

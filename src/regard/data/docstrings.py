@@ -32,9 +32,9 @@ def sample_docstrings() -> Splits:
     parts: dict[str, list[Pair]] = {"train": [], "valid": [], "test": []}
     seen: dict[str, str] = {}
     for one in documented():
-        first, gap, body = one.text.partition("\n\n")
-        first, body = " ".join(first.split()), " ".join(body.split())
-        if "\n" in one.text.partition("\n\n")[0] or len(first.split()) < LEAST[0] or len(body.split()) < LEAST[1]:
+        paragraph, _, below = one.text.partition("\n\n")
+        first, body = " ".join(paragraph.split()), " ".join(below.split())
+        if "\n" in paragraph or len(first.split()) < LEAST[0] or len(body.split()) < LEAST[1]:
             continue
         part = _part(one.origin.partition(":")[0].partition("/")[0].removesuffix(".py"))
         if any(seen.setdefault(text.casefold(), part) != part for text in (first, body)):

@@ -14,7 +14,7 @@ from regard.data.faults import Faults
 from regard.data.pairs import TEST, TRAIN, VALID, VALID_SHARE, Pair, Splits, read_lines, split_off
 from regard.errors import UserError
 
-__all__ = ["read_documents"]
+__all__ = ["read_documents", "read_sources"]
 
 SOURCES = ("source", "document", "article", "body", "text", "dialogue", "content", "src")
 TARGETS = ("target", "summary", "highlights", "subject", "headline", "title", "tgt")
@@ -82,6 +82,25 @@ def read_documents(
         "expected a directory, one file of JSON lines or tab-separated text, or two parallel files, got "
         + (", ".join(map(str, paths)) or "nothing")
     )
+
+
+def read_sources(path: Path, source: str = "") -> list[str] | None:
+    """The documents alone of a file of JSON lines, in their order, "" for one that is missing; None for another file.
+
+    Raises `UserError`, naming file and line, where it cannot be read.
+    """
+    if _kind(path) != "json":
+        return None
+    texts: list[str] = []
+    name = source
+    for line, record in _objects(path):
+        record = _object(path, line, record)
+        name = name or _named(path, list(record), "source", "", SOURCES)
+        try:
+            texts.append(_text(record.get(name)))
+        except TypeError as error:
+            raise UserError(f"{path}, line {line}: {error}") from None
+    return texts
 
 
 def _read_folder(folder: Path, fields: Fields, seed: int, valid_share: float) -> Splits:
@@ -157,20 +176,18 @@ def _json_rows(path: Path, fields: Fields) -> Iterator[Row]:
     names: tuple[str, str] | None = None
     for line, record in _objects(path):
         place = f"{path.name}:{line}"
-        if not isinstance(record, dict):
-            raise UserError(f"{path}, line {line}: an object of fields is expected, not {json.dumps(record)[:40]}")
+        record = _object(path, line, record)
         if names is None:
             names = _names(path, list(record), fields)
-        further = [
-            value for name, value in record.items() if name not in names and FURTHER.fullmatch(name)
-        ]
+        further = [value for name, value in record.items() if name not in names and FURTHER.fullmatch(name)]
         yield place, record.get(names[0]), record.get(names[1]), further
 
 
 def _objects(path: Path) -> Iterator[tuple[int, Any]]:
     """The values of a file of JSON lines, or of one array, each with the number of its line (in an array, its own)."""
     lines = _lines(path)
-    if path.name.removesuffix(".gz").endswith(".json") and next((l for l in lines if l.strip()), "").lstrip()[:1] == "[":
+    begins = next((line.lstrip()[:1] for line in lines if line.strip()), "")
+    if begins == "[" and path.name.removesuffix(".gz").endswith(".json"):
         try:
             yield from enumerate(json.loads("\n".join(lines)), start=1)
             return
@@ -184,18 +201,30 @@ def _objects(path: Path) -> Iterator[tuple[int, Any]]:
                 raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
 
 
+def _object(path: Path, line: int, record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise UserError(
+            f"{path}, line {line}: an object of fields is expected, not {json.dumps(record)[:40]}"
+        )
+    return record
+
+
 def _names(path: Path, present: Sequence[str], fields: Fields) -> tuple[str, str]:
     """What source and target are called among the names that are present."""
-    found = []
-    for side, wanted, usual in (("source", fields.source, SOURCES), ("target", fields.target, TARGETS)):
-        name = next((one for one in ([wanted] if wanted else usual) if one in present), None)
-        if name is None:
-            raise UserError(
-                f"{path}: no field {wanted or ', '.join(usual)} for the {side}; there are {', '.join(present)} "
-                f"(name it with --{side})"
-            )
-        found.append(name)
-    return found[0], found[1]
+    return (
+        _named(path, present, "source", fields.source, SOURCES),
+        _named(path, present, "target", fields.target, TARGETS),
+    )
+
+
+def _named(path: Path, present: Sequence[str], side: str, wanted: str, usual: Sequence[str]) -> str:
+    for name in [wanted] if wanted else usual:
+        if name in present:
+            return name
+    raise UserError(
+        f"{path}: no field {wanted or ', '.join(usual)} for the {side}; there are {', '.join(present)} "
+        f"(name it with --{side})"
+    )
 
 
 def _tabbed_rows(path: Path, fields: Fields) -> Iterator[Row]:

@@ -96,8 +96,8 @@ class CopyGate(nn.Module):
     $$P(w) = p\, \mathrm{softmax}(z)_w + (1 - p) \sum_{j:\, x_j = w} a_j, \qquad p = \sigma(u^\top f + b)$$
 
     $z$ are the scores of the vocabulary, $a$ the attention weights over the source $x$, and $f$ is what the gate looks
-    at: context, state and input side by side; $p = 1$ where no place has any weight. Words of the source that the vocabulary lacks have the numbers after its
-    last, `extra` of them.
+    at: context, state and input side by side; $p = 1$ where no place has any weight. Words of the source that the
+    vocabulary lacks have the numbers after its last, `extra` of them.
 
     *Shape:* features `(batch, target_len, size)`, scores `(batch, target_len, vocabulary)`, weights
     `(batch, target_len, source_len)`, source `(batch, source_len)` of whole numbers below `vocabulary + extra` ->
@@ -160,8 +160,10 @@ class CopyGate(nn.Module):
         """What a call of the layer gives, but only for one known word of the vocabulary at each place, as a loss needs.
 
         The weight of the source's places is added up where they hold that word, so that no further tensor has the
-        vocabulary's size. *Shape:* features `(n, size)`, scores `(n, vocabulary)`, weights and source `(n, source_len)`,
-        words `(n,)` int64 -> `(n,)`.
+        vocabulary's size.
+
+        *Shape:* features `(n, size)`, scores `(n, vocabulary)`, weights and source `(n, source_len)`, words `(n,)`
+        int64 -> `(n,)`.
         """
         precise = torch.promote_types(scores.dtype, torch.float32)
         scores = scores.to(precise)

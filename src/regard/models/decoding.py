@@ -93,16 +93,26 @@ def search(
     parents = torch.arange(len(lengths), device=device)
     live = torch.zeros(len(lengths), 1, device=device)  # log-probabilities (sentences, width)
     sentences = list(range(len(lengths)))
-    written: list[list[int]] = [[] for _ in lengths]  # what each live row holds, kept where `forbid` wants to know
+    written: list[list[int]] = [
+        [] for _ in lengths
+    ]  # what each live row holds, kept where `forbid` wants to know
     for length in range(max(limits, default=-1) + 1):  # tokens written so far
         scores, state, weights = model.step(tokens, state)
         trail.append(tokens, parents, weights)
         width = live.shape[1]
         if forbid is not None and length:
-            written = [[*written[row], token] for row, token in zip(parents.tolist(), tokens.tolist(), strict=True)]
+            written = [
+                [*written[row], token] for row, token in zip(parents.tolist(), tokens.tolist(), strict=True)
+            ]
         bans = [] if forbid is None else [(row, id) for row, ids in enumerate(written) for id in forbid(ids)]
         likely, choices = _likeliest(
-            scores, width, [limits[sentence] == length for sentence in sentences], 2 * beam, eos, (pad, bos), bans
+            scores,
+            width,
+            [limits[sentence] == length for sentence in sentences],
+            2 * beam,
+            eos,
+            (pad, bos),
+            bans,
         )
         totals = (likely.unflatten(0, (-1, width)) + live[:, :, None]).flatten(1)
         best, where = totals.topk(min(2 * beam, totals.shape[1]), dim=1)
@@ -141,7 +151,7 @@ def search(
 def repeats_and_haste(
     size: int = 0, least: int = 0, eos: int = 2
 ) -> Callable[[Sequence[int]], Iterable[int]]:
-    """What `search` may forbid: a run of `size` tokens for the second time (0: none), and the end before `least` tokens.
+    """What `search` may forbid: `size` tokens in a row for the second time (0: none), the end before `least` tokens.
 
     Example:
         >>> forbid = repeats_and_haste(3, least=2)
@@ -174,8 +184,8 @@ def _likeliest(
     """Return the best `count` next tokens of each row: their log-probabilities and themselves.
 
     Where a sentence is `closing`, EOS is the only one; `bans` are rows and tokens that may not come next there.
-    *Shape*: scores `(sentences * width, vocabulary)`, closing
-    `(sentences,)`; both results `(sentences * width, count)`.
+    *Shape*: scores `(sentences * width, vocabulary)`, closing `(sentences,)`; both results `(sentences * width,
+    count)`.
     """
     # Probabilities are taken of the best few only. The best of all has 1 / sum(exp(scores - highest)).
     highest = scores.amax(1, keepdim=True)

@@ -131,7 +131,8 @@ class PointerGenerator(SequenceToSequence[PointerState]):
 
     The weights $a_t$ are those of any mechanism, which sees the coverage (`CoveringLook`); where they need not sum to
     one (`sigmoid`), what is copied is drawn in proportion to them. $p_t$ is `regard.layers.CopyGate`'s. The loss adds
-    `coverage_loss` times $\sum_j \min(a_{tj}, t_{tj})$; label smoothing spreads over what is written, not what is copied.
+    `coverage_loss` times $\sum_j \min(a_{tj}, t_{tj})$, $t_t$ the sum of the weights before; label smoothing
+    spreads over what is written, not what is copied.
 
     Unlike in the paper, tokens are subwords of one vocabulary, so that every word of a source can be both written and
     copied; the state before the output is a maximum of two projections, as in Bahdanau et al. 2015; and the coverage

@@ -15,8 +15,9 @@ ROUGES = ("rouge1", "rouge2", "rougeL")
 RougeTokenizer = Literal["auto", "standard", "unicode"]
 
 # Scripts written without spaces between words: each character is a word.
-_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff" + (
-    r"\uff66-\uff9f\U00020000-\U0003ffff"
+_UNSPACED = (
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
+    + (r"\uff66-\uff9f\U00020000-\U0003ffff")
 )
 _WORDS = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from torch import nn
+
 from regard.data import Pair
 from regard.data.docstrings import sample_docstrings
-from regard.data.documents import read_documents
+from regard.data.documents import read_documents, read_sources
 from regard.errors import UserError
 from regard.models import repeats_and_haste
 from regard.tasks.rouge import ROUGES, RougeTokenizer, measure_summaries
-from regard.tasks.task import Tables
+from regard.tasks.task import Answer, Tables
 from regard.tasks.text_to_text import TextToText
-from regard.view import Heatmap, heatmap
+from regard.view import Heatmap
 
 __all__ = ["Summarisation", "SummarisationSettings"]
 
 COLUMNS = 60
 """The most columns of a picture."""
+TITLE = 80
+"""The most characters of a document in its title."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,9 @@ class Summarisation(TextToText):
     """
 
     name: ClassVar[str] = "summarisation"
-    summary: ClassVar[str] = "a document to its summary: subjects, headlines, or (the sample) docstrings to first lines"
+    summary: ClassVar[str] = (
+        "a document to its summary: subjects, headlines, or (the sample) docstrings to first lines"
+    )
     data_format: ClassVar[str] = (
         "a directory with train*, valid* and test*, or one file: JSON lines, tab-separated text or two parallel files"
     )
@@ -143,11 +150,15 @@ class Summarisation(TextToText):
         splits = cls.read(settings, data)
         if len(data) == 1 and data[0].is_dir():
             return {name: pairs for name, pairs in splits.items() if name != "train"}
-        both = [*splits["train"], *splits["valid"]]  # files have no parts of their own: judge every line, in order
+        both = [
+            *splits["train"],
+            *splits["valid"],
+        ]  # files have no parts of their own: judge every line, in order
         return {"all": sorted(both, key=lambda pair: int(pair.origin.rpartition(":")[2]))}
 
-    def limit(self, side: str) -> int:
-        return self.settings.max_length if side == "source" else self.settings.max_summary
+    def limit(self, side: str) -> tuple[str, int]:
+        name = "max_length" if side == "source" else "max_summary"
+        return name, getattr(self.settings, name)
 
     def search_options(self) -> Mapping[str, Any]:
         settings = self.settings
@@ -167,3 +178,55 @@ class Summarisation(TextToText):
             expected = [texts[:1] for texts in expected]
         metrics, how = measure_summaries(predicted, expected, tokenizer=self.settings.rouge_tokenizer)
         return {**metrics, "rouge_mean": sum(metrics[name] for name in ROUGES) / len(ROUGES)}, how
+
+    def predict(
+        self,
+        model: nn.Module,
+        inputs: Sequence[str],
+        *,
+        n_best: int = 1,
+        where: str = "the input",
+        first: int = 1,
+    ) -> list[Answer]:
+        texts = [_spaced(text) for text in inputs]
+        return super().predict(model, texts, n_best=n_best, where=where, first=first)
+
+    def predict_file(self, model: nn.Module, path: Path) -> str | None:
+        texts = read_sources(path, self.settings.source)
+        if texts is None:
+            return None
+        answers = self.predict(model, texts, where=str(path))
+        return "".join(f"{_spaced(answer.text)}\n" for answer in answers)
+
+    def pictures(
+        self, model: nn.Module, text: str, *, answer: str | None = None, layer: int | None, head: int | None
+    ) -> list[Heatmap]:
+        text = _spaced(text)
+        found = super().pictures(model, text, answer=answer, layer=layer, head=head)
+        return [_condensed(picture, text) for picture in found]
+
+
+def _spaced(text: str) -> str:
+    """The text with one space between words, as documents are read."""
+    return " ".join(text.split())
+
+
+def _condensed(picture: Heatmap, text: str) -> Heatmap:
+    """The picture with the columns that received most weight, if there are many, and the beginning of its document."""
+    title = picture.title
+    if len(text) > TITLE:
+        title = f"{text[: TITLE - 1]}… {title.removeprefix(text).strip()}"
+    length = len(picture.source)
+    if length <= COLUMNS:
+        return dataclasses.replace(picture, title=title)
+    received = picture.weights.sum(0)
+    chosen = sorted(sorted(range(length), key=lambda place: -received[place])[:COLUMNS])
+    share = received[chosen].sum() / max(received.sum(), 1e-12)
+    said = f"the {COLUMNS} of {length} tokens that received most weight, {100 * share:.0f} % of it"
+    return dataclasses.replace(
+        picture,
+        weights=picture.weights[:, chosen],
+        source=tuple(picture.source[place] for place in chosen),
+        title=title,
+        subtitle=f"{picture.subtitle}; {said}".strip("; "),
+    )

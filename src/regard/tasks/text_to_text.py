@@ -80,9 +80,9 @@ class TextToText(Task[Pair]):
         self.target = target
         self._told: set[str] = set()
 
-    def limit(self, side: str) -> int:
-        """The most tokens of a "source" or "target"."""
-        return self.settings.max_length
+    def limit(self, side: str) -> tuple[str, int]:
+        """The most tokens of a "source" or "target", and the setting that says so."""
+        return "max_length", self.settings.max_length
 
     def search_options(self) -> Mapping[str, Any]:
         """Further arguments of `regard.models.search`."""
@@ -148,13 +148,14 @@ class TextToText(Task[Pair]):
     def _encoded(
         self, vocabulary: Vocabulary, texts: Sequence[str], side: str, origins: Sequence[str]
     ) -> list[list[int]]:
-        encoded, limit = vocabulary.encode_batch(texts), self.limit(side)
+        encoded, (setting, limit) = vocabulary.encode_batch(texts), self.limit(side)
         long = [place for place, ids in enumerate(encoded) if len(ids) > limit]
         if long and not self.settings.truncate:
-            others = f", and {len(long) - 1:,} others of {len(texts):,} are too long" if len(long) > 1 else ""
+            others = f", and {len(long) - 1:,} more of {len(texts):,} are too long" if len(long) > 1 else ""
             raise UserError(
-                f"{origins[long[0]]}: the {side} has {len(encoded[long[0]])} tokens; at most {limit} are allowed{others} "
-                f"(train with --set {self.name}.max_length=... to allow more, or --set {self.name}.truncate=true to cut it)"
+                f"{origins[long[0]]}: the {side} has {len(encoded[long[0]])} tokens; at most {limit} are allowed"
+                f"{others} (train with --set {self.name}.{setting}=... to allow more, or --set "
+                f"{self.name}.truncate=true to cut it)"
             )
         for place in long:
             encoded[place] = encoded[place][:limit]
