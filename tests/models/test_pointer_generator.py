@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from regard.data import collate
 from regard.errors import UserError
 from regard.layers import CoverageAttention
 from regard.models import PointerGeneratorSettings, build, search
@@ -189,3 +190,13 @@ def test_what_is_copied_needs_weights_and_one_vocabulary():
         PointerGeneratorSettings(9, 9, attention="dot/softmax/causal")
     with pytest.raises(UserError, match="attention_size must be at least 0"):
         PointerGeneratorSettings(9, 9, attention_size=-3)
+
+
+def test_a_process_without_rows_stays_in_step(tiny):
+    """The idle batch of a process that has no row: nothing to predict, a gradient of zero for every parameter."""
+    idle = collate([])
+    model = tiny("pointer-generator", coverage_loss=0.7).train()
+    loss, surprise, tokens = model.loss(idle.source, idle.source_lengths, idle.target, idle.target_lengths, 0.1)
+    loss.backward()
+    assert (loss.item(), surprise.item(), tokens) == (0.0, 0.0, 0)
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
