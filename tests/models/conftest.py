@@ -52,7 +52,6 @@ SIZES: dict[str, dict[str, Any]] = {
         "target_vocabulary": 12,
         "embedding_size": 6,
         "hidden_size": 8,
-        "coverage_loss": 0.0,
     },
     "transformer": {
         "source_vocabulary": 11,

@@ -196,7 +196,9 @@ def test_a_process_without_rows_stays_in_step(tiny):
     """The idle batch of a process that has no row: nothing to predict, a gradient of zero for every parameter."""
     idle = collate([])
     model = tiny("pointer-generator", coverage_loss=0.7).train()
-    loss, surprise, tokens = model.loss(idle.source, idle.source_lengths, idle.target, idle.target_lengths, 0.1)
+    loss, surprise, tokens = model.loss(
+        idle.source, idle.source_lengths, idle.target, idle.target_lengths, 0.1
+    )
     loss.backward()
     assert (loss.item(), surprise.item(), tokens) == (0.0, 0.0, 0)
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())

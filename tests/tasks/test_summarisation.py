@@ -207,7 +207,8 @@ def test_mistakes_are_told_in_one_sentence(
 
 
 def test_batches_hold_little_padding() -> None:
-    splits = Summarisation.read(SummarisationSettings(), [])
-    settings = SummarisationSettings(truncate=True, max_length=100, max_summary=30, vocabulary=2000)
-    batches = Summarisation.learn(settings, splits["train"]).batches(splits["train"], 2048, 0)
+    experiment = Experiment.resolve("summarisation")
+    examples = experiment.read()["train"]
+    task = Summarisation.learn(experiment.settings, examples)
+    batches = task.batches(examples, experiment.training.max_tokens, 0)
     assert batches.padding_waste() < 0.10

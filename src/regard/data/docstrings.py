@@ -10,31 +10,30 @@ from regard.data.pairs import Pair, Splits
 
 __all__ = ["sample_docstrings"]
 
-LEAST = 2, 8
+FIRST, BELOW = 2, 8
 """The fewest words of a first line and of what follows it."""
 
 
 @cache
 def sample_docstrings() -> Splits:
-    """What stands below the first line of a docstring, and that line, which by convention says what all of it is about.
+    """What stands below the first line of a docstring, and that line: by convention (PEP 257) it says what all of it is
+    about.
 
-    A source begins with the name and parameters of what is documented. Held-out examples are of modules (a package is
-    one) of which nothing is learnt, and share neither text nor first line with what is. The same on every call with one
-    version of Python; the standard library is read once.
+    A source begins with the full name and the parameters of what is documented. Held-out examples are of modules (a
+    package is one) of which nothing is learnt, and share neither text nor first line with what is. The same on every
+    call with one version of Python; the standard library is read once.
 
     Example:
         >>> splits = sample_docstrings()
         >>> next(pair.target for pair in splits.train if pair.source.startswith("textwrap.indent("))
         "Adds 'prefix' to the beginning of selected lines in 'text'."
-
-    PEP 257 says what a first line should be.
     """
     parts: dict[str, list[Pair]] = {"train": [], "valid": [], "test": []}
     seen: dict[str, str] = {}
     for one in documented():
         paragraph, _, below = one.text.partition("\n\n")
         first, body = " ".join(paragraph.split()), " ".join(below.split())
-        if "\n" in paragraph or len(first.split()) < LEAST[0] or len(body.split()) < LEAST[1]:
+        if "\n" in paragraph or len(first.split()) < FIRST or len(body.split()) < BELOW:
             continue
         part = _part(one.origin.partition(":")[0].partition("/")[0].removesuffix(".py"))
         if any(seen.setdefault(text.casefold(), part) != part for text in (first, body)):

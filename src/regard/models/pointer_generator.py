@@ -37,8 +37,8 @@ class PointerGeneratorSettings:
     """The size in which queries and keys are compared; 0 means `hidden_size`."""
     coverage: bool = True
     """Whether the attention sees how much weight each place of the source has had."""
-    coverage_loss: float = 1.0
-    """The share in the loss of looking again where it has looked before; 0: none."""
+    coverage_loss: float = 0.0
+    """The share in the loss of looking again where it has looked before; 0: none. The paper has 1, at the end."""
     dropout: float = 0.2
     tie_embeddings: Tying = "all"
     """Which tables are one: "none", target and "output", or "all"."""
@@ -136,7 +136,8 @@ class PointerGenerator(SequenceToSequence[PointerState]):
 
     Unlike in the paper, tokens are subwords of one vocabulary, so that every word of a source can be both written and
     copied; the state before the output is a maximum of two projections, as in Bahdanau et al. 2015; and the coverage
-    loss is there from the start.
+    loss, where there is any, is there from the start, which the authors found to be in the way of learning: by default
+    there is none, and the search repeats no trigram instead.
 
     `forward` gives the logarithms of the probabilities themselves, which `project` leaves as they are.
 

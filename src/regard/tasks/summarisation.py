@@ -128,12 +128,13 @@ class Summarisation(TextToText):
         }
         training: dict[str, Any] = {"schedule": "cosine", "label_smoothing": 0.1, "warm_up": 100}
         if not data:
-            settings |= {"vocabulary": 2000, "max_length": 100, "max_summary": 30}
-            models["pointer-generator"] |= {"embedding_size": 96, "hidden_size": 128}
-            training |= {"epochs": 12, "max_tokens": 2048, "learning_rate": 3e-3}
+            settings |= {"vocabulary": 1000, "max_length": 100, "max_summary": 30, "evaluate_examples": 200}
+            models["pointer-generator"] |= {"embedding_size": 96, "hidden_size": 128, "dropout": 0.2}
+            rate = 1e-3 if model == "transformer" else 3e-3
+            training |= {"epochs": 10, "max_tokens": 2048, "learning_rate": rate}
         else:
             settings |= {"max_length": 200}
-            training |= {"epochs": 12, "max_tokens": 4096, "learning_rate": 2e-3, "average": 3}
+            training |= {"epochs": 8, "max_tokens": 2048, "learning_rate": 1e-3, "average": 3}
         return {"settings": settings, "model": models[model], "training": training}
 
     @classmethod
