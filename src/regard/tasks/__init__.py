@@ -18,13 +18,23 @@ def _translation() -> type[Task[Any]]:
     return Translation
 
 
+def _summarisation() -> type[Task[Any]]:
+    from regard.tasks.summarisation import Summarisation
+
+    return Summarisation
+
+
 def _sentiment() -> type[Task[Any]]:
     from regard.tasks.sentiment import Sentiment
 
     return Sentiment
 
 
-TASKS: dict[str, Callable[[], type[Task[Any]]]] = {"translation": _translation, "sentiment": _sentiment}
+TASKS: dict[str, Callable[[], type[Task[Any]]]] = {
+    "translation": _translation,
+    "summarisation": _summarisation,
+    "sentiment": _sentiment,
+}
 """Every task by its name, imported when asked for."""
 
 
