@@ -25,7 +25,7 @@ __all__ = ["Summarisation", "SummarisationSettings"]
 
 COLUMNS = 60
 """The most columns of a picture."""
-TITLE = 80
+TITLE = 40
 """The most characters of a document in its title."""
 
 
@@ -128,7 +128,13 @@ class Summarisation(TextToText):
         }
         training: dict[str, Any] = {"schedule": "cosine", "label_smoothing": 0.1, "warm_up": 100}
         if not data:
-            settings |= {"vocabulary": 1000, "max_length": 100, "max_summary": 30, "evaluate_examples": 200}
+            settings |= {
+                "vocabulary": 1000,
+                "max_length": 100,
+                "max_summary": 30,
+                "beam": 1,
+                "evaluate_examples": 200,
+            }
             models["pointer-generator"] |= {"embedding_size": 96, "hidden_size": 128, "dropout": 0.2}
             rate = 1e-3 if model == "transformer" else 3e-3
             training |= {"epochs": 10, "max_tokens": 2048, "learning_rate": rate}
