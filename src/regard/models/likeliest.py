@@ -28,8 +28,8 @@ def likeliest(
     """Return the best `count` next tokens of each row (fewer of a small vocabulary): their log-probabilities and
     themselves.
 
-    `banned` tokens have none, nor have those of `bans`, pairs of a row and a token; but all count in the sum to 1. Where
-    a sentence, which is `width` rows, is `forced`, the others have none. `scores` may be written over.
+    `banned` tokens have none, nor have those of `bans`, pairs of a row and a token; but all count in the sum to 1.
+    Where a sentence, which is `width` rows, is `forced`, the others have none. `scores` may be written over.
 
     *Shape*: scores `(sentences * width, vocabulary)`, forced `(sentences,)`; both results `(sentences * width, count)`.
 
