@@ -150,7 +150,10 @@ def _through(share: Callable[[Emit, Value, Value], Value]) -> Callable[..., None
             s, g = of(i, mask)
             return [e.b.fadd(carried[0], s), e.fma(s, g, carried[1])]
 
+        none = ir.Constant(e.scalar, 0.0)
         whole, mean = (e.total(part) for part in e.over(count, add, [e.const(0.0)] * 2))
+        # Scores may all have overflown to minus infinity: then there is no weight.
+        whole = e.b.select(e.b.fcmp_ordered("==", whole, none), ir.Constant(e.scalar, 1.0), whole)
         mean = e.splat(e.b.fdiv(mean, whole))
 
         def put(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
