@@ -9,10 +9,12 @@ from typing import Any
 from torch import nn
 
 from regard.errors import UserError
+from regard.models.bidaf import BiDAF, BiDAFSettings
 from regard.models.rnn import RecurrentSeq2Seq, RecurrentSettings
 from regard.models.transformer import TransformerSeq2Seq, TransformerSettings
 
 MODELS: dict[str, tuple[type[Any], type[nn.Module]]] = {
+    "bidaf": (BiDAFSettings, BiDAF),
     "rnn": (RecurrentSettings, RecurrentSeq2Seq),
     "transformer": (TransformerSettings, TransformerSeq2Seq),
 }

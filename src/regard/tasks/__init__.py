@@ -18,7 +18,16 @@ def _translation() -> type[Task[Any]]:
     return Translation
 
 
-TASKS: dict[str, Callable[[], type[Task[Any]]]] = {"translation": _translation}
+def _question_answering() -> type[Task[Any]]:
+    from regard.tasks.question_answering import QuestionAnswering
+
+    return QuestionAnswering
+
+
+TASKS: dict[str, Callable[[], type[Task[Any]]]] = {
+    "translation": _translation,
+    "question-answering": _question_answering,
+}
 """Every task by its name, imported when asked for."""
 
 
