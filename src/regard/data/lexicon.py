@@ -33,9 +33,7 @@ class Lexicon:
         self._known: dict[str, tuple[int, list[int], str, str]] = {"": (PAD, [PAD], "", "")}
 
     @classmethod
-    def learn(
-        cls, texts: Iterable[Sequence[str]], *, words: int, characters: int, least: int = 1
-    ) -> Lexicon:
+    def learn(cls, texts: Iterable[Sequence[str]], *, words: int, characters: int, least: int = 1) -> Lexicon:
         """The most frequent words that occur `least` times, and characters, of texts cut into words.
 
         Raises `UserError` where there are none, or too few are asked for.
@@ -78,7 +76,7 @@ class Lexicon:
         known = [self._look_up(word) for word in places]
         answers = [one.answers or ((-1, -1, 1.0),) for one in rows]
         most = max(len(one) for one in answers)
-        targets = [[*one, *[(-1, -1, 0.0)] * (most - len(one))] for one in answers]
+        targets = [[*one, *[(*one[0][:2], 0.0)] * (most - len(one))] for one in answers]
         forms: dict[str, int] = {}
         return Questions(
             words=torch.tensor([one[0] for one in known]),

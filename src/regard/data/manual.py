@@ -30,8 +30,8 @@ RAISED = rf"\b[Rr]aises? (?:an? )?({EXCEPTION})\b[^.;]*? (?:if|when|unless) ([^.
 CONDITION = r"\b(?:If|When) ([^,.;:]{4,60}), (?:then )?([^.;:]{8,120})(?=[.;:])"
 DEFAULTS = r"\b(\w+),? (?:which )?(?:defaults to|\(default(?:s to|:|) ?) ?([^,.;)(\s]{1,30})"
 MEANT = (
-    r"(?:^|[.;] )(?:The )?(?:optional )?['\"`*]*{}['\"`*]*(?: argument| parameter)?(?::| is| are| specifies| gives| controls"
-    r"| indicates| (?:should|must|can|may) be) ([^.;]{{4,120}})(?=[.;]|$)"
+    r"(?:^|[.;] )(?:The )?(?:optional )?['\"`*]*{}['\"`*]*(?: argument| parameter)?"
+    r"(?::| is| are| specifies| gives| controls| indicates| (?:should|must|can|may) be) ([^.;]{{4,120}})(?=[.;]|$)"
 )
 DONE = r"(?!Returns?|Yields?)([A-Z][^.;:]{10,110})(?=[.;:]|$)"
 
@@ -100,13 +100,20 @@ def _asked(passage: Sequence[Documented], origin: str) -> Iterator[Question]:
     rng = random.Random(f"manual {origin}")
     count = 0
     for one, start, head in zip(passage, starts, heads, strict=True):
-        found = [(text, *place) for text, *place in _of_text(one, rng)]
-        found = [(text, first + start, last + start) for text, first, last in found]
+        found = [(text, first + start, last + start) for text, first, last in _of_text(one, rng)]
         if rng.random() < 0.5:
             number = rng.randrange(len(one.parameters[: len(ORDINALS)]))
-            place = start - len(head) + head.index("(") + 1 + sum(len(name) + 2 for name in one.parameters[:number])
+            place = (
+                start
+                - len(head)
+                + head.index("(")
+                + 1
+                + sum(len(name) + 2 for name in one.parameters[:number])
+            )
             text = rng.choice(["What is the {} parameter of {}?", "What does {1} take as its {0} parameter?"])
-            found.append((text.format(ORDINALS[number], one.name), place, place + len(one.parameters[number])))
+            found.append(
+                (text.format(ORDINALS[number], one.name), place, place + len(one.parameters[number]))
+            )
         for text, first, last in found:
             count += 1
             answer = context[first:last].rstrip()
@@ -129,11 +136,24 @@ def _of_text(one: Documented, rng: random.Random) -> Iterator[tuple[str, int, in
     for match in raised:
         if rng.random() < 0.5:
             which = "Which exception does {0} raise if {1}?"
-            yield ask([which, "Which exception does {0} raise?"] if len(raised) == 1 else [which], name, match[2]), *match.span(1)
+            yield (
+                ask(
+                    [which, "Which exception does {0} raise?"] if len(raised) == 1 else [which],
+                    name,
+                    match[2],
+                ),
+                *match.span(1),
+            )
         else:
-            yield ask(["When does {0} raise {1}?", "In what case does {0} raise {1}?"], name, match[1]), *match.span(2)
+            yield (
+                ask(["When does {0} raise {1}?", "In what case does {0} raise {1}?"], name, match[1]),
+                *match.span(2),
+            )
     for match in re.finditer(CONDITION, text):
-        yield ask(["What happens in {1} if {0}?", "If {0}, what does {1} do?"], match[1], name), *match.span(2)
+        yield (
+            ask(["What happens in {1} if {0}?", "If {0}, what does {1} do?"], match[1], name),
+            *match.span(2),
+        )
     for match in re.finditer(DEFAULTS, text):
         yield ask(DEFAULT, match[1], name), *match.span(2)
     for parameter in one.parameters:
@@ -150,8 +170,15 @@ def _unanswered(one: Documented, passage: Sequence[Documented], rng: random.Rand
     if not re.search(r"return|yield|get", low):
         choices.append(rng.choice(RESULT).format(one.name))
     if not re.search(r"rais|error|exception", low):
-        choices.append(rng.choice(["Which exception does {} raise?", "When does {} raise ValueError?"]).format(one.name))
-    strange = [name for other in passage for name in other.parameters if name not in one.parameters and name not in low]
+        choices.append(
+            rng.choice(["Which exception does {} raise?", "When does {} raise ValueError?"]).format(one.name)
+        )
+    strange = [
+        name
+        for other in passage
+        for name in other.parameters
+        if name not in one.parameters and name not in low
+    ]
     if strange:
         choices.append(rng.choice([*MEANING, *DEFAULT]).format(rng.choice(strange), one.name))
     if len(one.parameters) < len(ORDINALS):

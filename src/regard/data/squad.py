@@ -17,7 +17,7 @@ from regard.data.faults import Faults
 from regard.data.pairs import TEST, TRAIN, VALID
 from regard.errors import UserError
 
-__all__ = ["Question", "is_squad", "read_questions", "read_squad"]
+__all__ = ["Question", "is_squad", "question_of", "read_questions", "read_squad", "sorted_by_part"]
 
 VALID_SHARE = 0.1
 ENDINGS = (".json", ".json.gz")
@@ -33,10 +33,42 @@ class Question:
     text: str
     context: str
     answers: tuple[tuple[str, int], ...] = ()
-    """Each answer and the number of its first character in the context, -1 where it does not stand there; all are right,
-    and there is one that stands there unless there is none at all."""
+    """Each answer and the number of its first character in the context, -1 where it does not stand there; all are
+    right, and there is one that stands there unless there is none at all."""
     id: str = ""
     origin: str = ""
+
+    @property
+    def line(self) -> str:
+        """The question, a tab and its context, on one line."""
+        return "\t".join(" ".join(text.split()) for text in (self.text, self.context))
+
+
+def question_of(line: str, where: str) -> Question:
+    """The question of a line: a question, a tab and its context, or an object of JSON with both.
+
+    Raises `UserError` that begins with `where` for any other line.
+
+    Example:
+        >>> question_of("Who came?\\tAnn came.", "line 1") == question_of(
+        ...     '{"question": "Who came?", "context": "Ann came."}', "line 1")
+        True
+    """
+    text, tab, context = line.partition("\t")
+    if line.lstrip().startswith("{"):
+        try:
+            both = json.loads(line)
+            text, context = both["question"], both["context"]
+        except (ValueError, KeyError, TypeError):
+            text = context = ""
+        if not (isinstance(text, str) and isinstance(context, str) and text and context):
+            raise UserError(f'{where}: JSON of the form {{"question": "...", "context": "..."}} is expected')
+    elif not tab:
+        raise UserError(f"{where}: a question, a tab and its context are expected, there is no tab")
+    for name, part in (("question", text), ("context", context)):
+        if not part.strip():
+            raise UserError(f"{where}: the {name} is empty")
+    return Question(text, context, origin=where)
 
 
 def read_questions(paths: Sequence[Path], *, skip_bad: bool = False) -> dict[str, list[Question]]:
@@ -86,7 +118,7 @@ def sorted_by_part(files: Sequence[Path]) -> dict[str, list[Path]]:
     return parts
 
 
-def read_squad(path: Path, *, skip_bad: bool = False) -> list[Question]:
+def read_squad(path: Path, *, skip_bad: bool = False, judged: bool = True) -> list[Question]:
     """The questions of one file, in its order.
 
     An answer that does not stand at its `answer_start` (or has none, as in CMRC) is looked for in the context, the
@@ -94,7 +126,7 @@ def read_squad(path: Path, *, skip_bad: bool = False) -> list[Question]:
     judge by, beside another that it has.
 
     Raises `UserError`: with the line for broken JSON, with the path within it for what is missing; and for answers that
-    are not in their context, unless `skip_bad`.
+    are not in their context, unless `skip_bad`. Unless `judged`, answers are not looked at.
     """
     name, content = path.name, _loaded(path)
     faults, moved, absent, total = Faults(str(path), skip_bad), 0, 0, 0
@@ -108,7 +140,7 @@ def read_squad(path: Path, *, skip_bad: bool = False) -> list[Question]:
                 here = f"{place}.qas[{q}]"
                 total += 1
                 text, id = _field(asked, "question", str, here), str(asked.get("id", total))
-                given = [] if asked.get("is_impossible") else asked.get("answers", [])
+                given = [] if asked.get("is_impossible") or not judged else asked.get("answers", [])
                 if not isinstance(given, list):
                     raise UserError(f"{here}.answers is no list")
                 answers = []
@@ -162,9 +194,11 @@ def _answer(answer: Any, where: str) -> tuple[str, int]:
 
 def _field(value: Any, field: str, kind: type, where: str, name: str | None = None) -> Any:
     """A field of an object of the JSON; raises `UserError` where it is not there or of another kind."""
-    words = {list: "a list", str: "a text"}[kind]
+    words = "a list" if kind is list else "a text"
     if not isinstance(value, Mapping) or field not in value:
-        raise UserError(f"{where if name is None else where.rpartition(': ')[0]}: the field {field!r} is missing")
+        raise UserError(
+            f"{where if name is None else where.rpartition(': ')[0]}: the field {field!r} is missing"
+        )
     if not isinstance(value[field], kind):
         raise UserError(f"{where}: the field {field!r} is {type(value[field]).__name__}, {words} is expected")
     return value[field]
@@ -177,7 +211,9 @@ def _loaded(path: Path) -> Any:
             content = gzip.decompress(content)
         return json.loads(content.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}, column {error.colno})") from None
+        raise UserError(
+            f"{path}, line {error.lineno}: not JSON ({error.msg}, column {error.colno})"
+        ) from None
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}, line {line}: not UTF-8 (byte 0x{content[error.start]:02x})") from None

@@ -54,8 +54,8 @@ class BidirectionalAttentionFlow(nn.Module):
         given = mechanism if isinstance(mechanism, Mechanism) else Mechanism.parse(mechanism)
         if given.normalizer.coupled or given.over_memory() is not given:
             raise ValueError(
-                f"the mechanism of attention flow must be score/normalizer without mask, bias and rotary positions, each "
-                f"place by itself, it is {given.spelling!r}"
+                f"the mechanism of attention flow must be score/normalizer without mask, bias and rotary positions, "
+                f"each place by itself, it is {given.spelling!r}"
             )
         self.size = size
         score = given.score

@@ -42,7 +42,9 @@ class BiDAFSettings:
     word_dropout: float = 0.05
 
     def __post_init__(self) -> None:
-        checks.at_least_one(self, "words", "characters", "word_size", "size", "hidden_size", "modelling_layers")
+        checks.at_least_one(
+            self, "words", "characters", "word_size", "size", "hidden_size", "modelling_layers"
+        )
         checks.share(self, "dropout", "word_dropout")
         checks.one_of(self, "cell", CELLS)
         if self.character_size:
@@ -78,8 +80,9 @@ class BiDAF(Reader):
         >>> scores.shape, weights.shape
         (torch.Size([1, 2, 3]), torch.Size([1, 1, 1, 2, 2]))
 
-    Seo et al. 2017, section 2. Here the texts' match (Chen et al. 2017) is told, too, unless `match` is false; what flowed
-    is narrowed before the recurrent layers, as in Clark & Gardner 2018, section 3.1; and a question may have no answer.
+    Seo et al. 2017, section 2. Here the texts' match (Chen et al. 2017) is told, too, unless `match` is false; what
+    flowed is narrowed before the recurrent layers, as in Clark & Gardner 2018, section 3.1; and a question may have no
+    answer.
     """
 
     def __init__(self, settings: BiDAFSettings) -> None:
@@ -104,7 +107,9 @@ class BiDAF(Reader):
 
         self.contextual = recurrent(self.vectors.width, 1)
         self.flow = (
-            NoFlow() if settings.attention == "none" else BidirectionalAttentionFlow(memory, settings.attention)
+            NoFlow()
+            if settings.attention == "none"
+            else BidirectionalAttentionFlow(memory, settings.attention)
         )
         self.narrow = nn.Linear(4 * memory, memory)
         self.modelling = recurrent(memory, settings.modelling_layers)

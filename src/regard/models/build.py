@@ -12,11 +12,13 @@ from regard.errors import UserError
 from regard.models.bidaf import BiDAF, BiDAFSettings
 from regard.models.rnn import RecurrentSeq2Seq, RecurrentSettings
 from regard.models.transformer import TransformerSeq2Seq, TransformerSettings
+from regard.models.transformer_reader import TransformerReader, TransformerReaderSettings
 
 MODELS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     "bidaf": (BiDAFSettings, BiDAF),
     "rnn": (RecurrentSettings, RecurrentSeq2Seq),
     "transformer": (TransformerSettings, TransformerSeq2Seq),
+    "transformer-reader": (TransformerReaderSettings, TransformerReader),
 }
 """Each model's settings and class, by the name used in configurations."""
 

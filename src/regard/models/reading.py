@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,9 +68,7 @@ def matches(batch: Questions) -> tuple[Tensor, Tensor]:
     """
     alike = []
     for kind in (None, batch.forms, batch.stems):
-        context, question = (
-            side if kind is None else kind[side] for side in (batch.context, batch.question)
-        )
+        context, question = (side if kind is None else kind[side] for side in (batch.context, batch.question))
         same = context.unsqueeze(2) == question.unsqueeze(1)
         alike.append(same & (batch.context != 0).unsqueeze(2) & (batch.question != 0).unsqueeze(1))
     pairs = alike[1][:, :-1, :-1] & alike[1][:, 1:, 1:]
@@ -109,7 +106,9 @@ class WordVectors(nn.Module):
     ) -> None:
         super().__init__()
         self.words = nn.Parameter(torch.empty(words, word_size).normal_(std=0.1))
-        self.characters = nn.Parameter(torch.empty(characters, 16).normal_(std=0.5)) if character_size else None
+        self.characters = (
+            nn.Parameter(torch.empty(characters, 16).normal_(std=0.5)) if character_size else None
+        )
         self.convolution = nn.Conv1d(16, character_size, 5, padding=4) if character_size else None
         self.project = nn.Linear(word_size + character_size, size)
         self.highway = nn.ModuleList(nn.Linear(size, 2 * size) for _ in range(2))

@@ -5,102 +5,61 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from regard.data import Batches, in_length_order
+from regard.data import Batches
 from regard.data.lexicon import Lexicon
 from regard.data.manual import sample_questions
-from regard.data.passages import Questions, Window, spans, windows
-from regard.data.squad import Question, is_squad, read_questions, read_squad
+from regard.data.passages import Questions, Window, passage
+from regard.data.squad import Question, is_squad, question_of, read_questions, read_squad
+from regard.durable import write_file
 from regard.errors import UserError
+from regard.models.extraction import Found, extract
 from regard.models.reading import Reader
-from regard.tasks.squad_metrics import MEASURES, best_threshold, measure_answers, measure_for
+from regard.tasks.question_picture import picture, window_at
+from regard.tasks.question_settings import QuestionAnsweringSettings
+from regard.tasks.sliding_window import SlidingWindow
+from regard.tasks.squad_metrics import best_threshold, measure_answers, measure_for
 from regard.tasks.task import Answer, Evaluation, Judged, Tables, Task
-from regard.view import Heatmap, heatmap
+from regard.view import Heatmap
 
 __all__ = ["QuestionAnswering", "QuestionAnsweringSettings"]
-
-READ_AT_ONCE = 8192
-"""Padded words of contexts read at once when answering."""
-SHOWN = 40
-"""The most words of a context in a picture."""
-
-
-@dataclass(frozen=True)
-class QuestionAnsweringSettings:
-    """Everything about the texts, the metric and the answers; raises `UserError` for a value out of range."""
-
-    vocabulary: int = 20000
-    """The most words, without regard to case."""
-    characters: int = 500
-    """The most characters."""
-    least: int = 2
-    """How often a word must occur to be known."""
-    window: int = 400
-    """The most words of a context that are read at once; a longer one is read in windows."""
-    stride: int = 200
-    """How many words after each other windows begin."""
-    max_question: int = 60
-    """The most words of a question."""
-    truncate: bool = True
-    """Cut longer questions, and say how many were cut, instead of refusing them."""
-    skip_bad: bool = False
-    """Leave out questions that cannot be used, and say which, instead of refusing the data."""
-    max_answer: int = 30
-    """The most words of an answer that is said."""
-    measure: Literal["auto", "squad", "cmrc"] = "auto"
-    """How answers are held against right ones: as SQuAD's or CMRC's scorer does; auto goes by the script."""
-    metric: Literal["f1", "exact_match"] = "f1"
-    """What checkpoints are compared by."""
-    evaluate_examples: int = 1000
-    """How many validation questions are answered at each evaluation during training."""
-    no_answer: Literal["auto", "never"] = "auto"
-    """Whether to say nothing where no answer seems likelier; never where no question of the training data is such."""
-    baseline: bool = False
-    """Also answer without a model, by the sliding window, and measure that."""
-
-    def __post_init__(self) -> None:
-        for name in ("vocabulary", "characters", "least", "window", "stride", "max_question", "max_answer"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; at least 1 is expected")
-        if self.evaluate_examples < 1:
-            raise UserError(f"evaluate_examples is {self.evaluate_examples}; at least 1 is expected")
-        if self.stride > self.window:
-            raise UserError(f"stride is {self.stride}, more than window, {self.window}: words would go unread")
-        for name, known in (
-            ("measure", ("auto", *MEASURES)),
-            ("metric", ("f1", "exact_match")),
-            ("no_answer", ("auto", "never")),
-        ):
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} is {getattr(self, name)!r}; one of {', '.join(known)} is expected")
-
-
-class Found(NamedTuple):
-    """What a model says to a question: answers with their logarithmic probabilities, and that of none."""
-
-    answers: list[tuple[str, float, int, int]]
-    """Text, logarithm of the probability, first and last word."""
-    none: float
 
 
 class QuestionAnswering(Task[Question]):
     """Questions on a text, answered by a part of it, or by nothing where the answer is not there.
 
     The embedded sample is questions about the functions of the Python standard library, answered by their docstrings.
+
+    Example:
+        >>> examples = [Question("Who came?", "Ann came.", (("Ann", 0),)), Question("Who left?", "Ann came.")]
+        >>> task = QuestionAnswering.learn(QuestionAnsweringSettings(least=1), examples)
+        >>> task.model_sizes()["null_scores"]  # some questions have no answer
+        1
     """
 
     name: ClassVar[str] = "question-answering"
-    summary: ClassVar[str] = "a question and a text to the answer in it, or none; sample: Python's documentation"
-    data_format: ClassVar[str] = "SQuAD's JSON (1.1, 2.0, CMRC, DRCD, JaQuAD; .json or .json.gz): files or a directory"
+    summary: ClassVar[str] = (
+        "a question and a text to the answer in it, or none; sample: Python's documentation"
+    )
+    data_format: ClassVar[str] = (
+        "SQuAD's JSON (1.1, 2.0, CMRC, DRCD, JaQuAD; .json or .json.gz): files or a directory"
+    )
     Settings: ClassVar[type[Any]] = QuestionAnsweringSettings
-    models: ClassVar[Sequence[str]] = ("bidaf",)
-    answering: ClassVar[Sequence[str]] = ("no_answer", "max_answer", "window", "stride", "baseline", "measure")
+    models: ClassVar[Sequence[str]] = ("bidaf", "transformer-reader")
+    answering: ClassVar[Sequence[str]] = (
+        "no_answer",
+        "max_answer",
+        "window",
+        "stride",
+        "baseline",
+        "measure",
+    )
     settings: QuestionAnsweringSettings
 
     def __init__(self, settings: QuestionAnsweringSettings, lexicon: Lexicon, null: bool) -> None:
@@ -109,44 +68,55 @@ class QuestionAnswering(Task[Question]):
 
     @classmethod
     def recipe(cls, model: str, data: Sequence[Path]) -> Tables:
+        recurrent = model == "bidaf"
         if not data:
-            settings: dict[str, Any] = {}
-            shape: dict[str, Any] = {"size": 64, "word_size": 64, "character_size": 32, "hidden_size": 32, "dropout": 0.1}
-            training = {
-                "epochs": 6, "max_tokens": 4096, "learning_rate": 4e-3, "schedule": "linear", "warm_up": 50,
-            }  # fmt: skip
-        else:
-            settings = {"evaluate_examples": 3000}
-            shape = {"dropout": 0.3, "word_dropout": 0.1}
-            training = {
-                "epochs": 10, "max_tokens": 6000, "learning_rate": 2e-3, "schedule": "cosine", "warm_up": 200, "average": 3,
-            }  # fmt: skip
-        return {"settings": settings, "model": shape, "training": training}
+            shape: dict[str, Any] = {"word_size": 64, "character_size": 32, "dropout": 0.1}
+            shape |= (
+                {"size": 64, "hidden_size": 32}
+                if recurrent
+                else {"size": 64, "ffn_size": 128, "modelling_layers": 1}
+            )
+            training = {"epochs": 5 if recurrent else 8, "max_tokens": 4096, "warm_up": 50, "schedule": "linear",
+                        "learning_rate": 4e-3 if recurrent else 2e-3}  # fmt: skip
+            return {"settings": {}, "model": shape, "training": training}
+        training = {"epochs": 8 if recurrent else 20, "max_tokens": 6000, "warm_up": 200, "schedule": "cosine",
+                    "learning_rate": 2e-3 if recurrent else 1e-3, "average": 3}  # fmt: skip
+        shape = {"dropout": 0.2, "word_dropout": 0.1}
+        return {"settings": {"evaluate_examples": 3000}, "model": shape, "training": training}
 
     @classmethod
-    def read(cls, settings: QuestionAnsweringSettings, data: Sequence[Path]) -> Mapping[str, Sequence[Question]]:
+    def read(
+        cls, settings: QuestionAnsweringSettings, data: Sequence[Path]
+    ) -> Mapping[str, Sequence[Question]]:
         return read_questions(data, skip_bad=settings.skip_bad) if data else sample_questions()
 
     @classmethod
+    def held_out(
+        cls, settings: QuestionAnsweringSettings, data: Sequence[Path]
+    ) -> Mapping[str, Sequence[Question]]:
+        if not all(path.is_file() for path in data):
+            return super().held_out(settings, data)
+        return {"all": [one for path in data for one in read_squad(path, skip_bad=settings.skip_bad)]}
+
+    @classmethod
     def learn(cls, settings: QuestionAnsweringSettings, examples: Sequence[Question]) -> Self:
-        contexts = dict.fromkeys(one.context for one in examples)
-        texts = (_words(text) for source in (contexts, (one.text for one in examples)) for text in source)
-        lexicon = Lexicon.learn(
-            texts, words=settings.vocabulary, characters=settings.characters, least=settings.least
-        )
+        texts = [*dict.fromkeys(one.context for one in examples), *(one.text for one in examples)]
+        sizes = {"words": settings.vocabulary, "characters": settings.characters, "least": settings.least}
+        lexicon = Lexicon.learn((passage(text).words for text in texts), **sizes)
         return cls(settings, lexicon, any(not one.answers for one in examples))
 
     @classmethod
     def load(cls, settings: QuestionAnsweringSettings, folder: Path) -> Self:
+        file = folder / "answers.json"
         try:
-            null = json.loads((folder / "answers.json").read_text(encoding="utf-8"))["no_answer"]
+            null = json.loads(file.read_text(encoding="utf-8"))["no_answer"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder / 'answers.json'}: cannot be read ({error})") from None
+            raise UserError(f"{file}: cannot be read ({error})") from None
         return cls(settings, Lexicon.load(folder), bool(null))
 
     def save(self, folder: Path) -> None:
         self.lexicon.save(folder)
-        (folder / "answers.json").write_text(json.dumps({"no_answer": self.null}) + "\n", encoding="utf-8")
+        write_file(folder / "answers.json", json.dumps({"no_answer": self.null}).encode() + b"\n")
 
     def check(self, splits: Mapping[str, Sequence[Question]]) -> None:
         for name, examples in splits.items():
@@ -154,11 +124,8 @@ class QuestionAnswering(Task[Question]):
                 self._asked(examples)
 
     def model_sizes(self) -> Mapping[str, int]:
-        return {
-            "words": len(self.lexicon.words),
-            "characters": len(self.lexicon.characters),
-            "null_scores": int(self.null),
-        }
+        words, characters = len(self.lexicon.words), len(self.lexicon.characters)
+        return {"words": words, "characters": characters, "null_scores": int(self.null)}
 
     def while_training(self) -> Self:
         other = self.changed(baseline=False)
@@ -166,30 +133,26 @@ class QuestionAnswering(Task[Question]):
         return other
 
     def batches(self, examples: Sequence[Question], max_tokens: int, seed: int) -> Batches[Questions]:
-        asked, rows = self._asked(examples), []
-        without = 0
-        cut: dict[str, list[tuple[int, int]]] = {}
-        for one, question in zip(examples, asked, strict=True):
-            places = cut.setdefault(one.context, spans(one.context))
-            words = tuple(one.context[first:last] for first, last in places)
-            answers = _places(one, places)
-            limits = windows(len(words), self.settings.window, self.settings.stride)
-            inside = [[a for a in answers if first <= a[0] and a[1] < last] for first, last in limits]
-            if answers and not any(inside):
-                without += 1
-                continue
-            best = max(range(len(limits)), key=lambda n: (len(inside[n]), -abs(_middle(limits[n], inside[n]))))
-            for number, (first, last) in enumerate(limits):
-                if number == best or (self.null and (not answers or not inside[number])):
-                    chosen = inside[number]
-                    targets = tuple((a - first, b - first, 1 / len(chosen)) for a, b in chosen)
-                    rows.append(Window(question, words[first:last], targets))
-        if without:
-            print(f"{without:,} answers are longer than a window and not learnt from", file=sys.stderr)
+        rows: list[Window] = []
+        long = 0
+        for one, question in zip(examples, self._asked(examples), strict=True):
+            found = list(
+                Window.to_learn(one, question, self.settings.window, self.settings.stride, self.null)
+            )
+            rows += found
+            long += bool(one.answers) and not any(window.answers for window in found)
+        if long:
+            print(
+                f"{long:,} questions not learnt from: their answers are longer than a window", file=sys.stderr
+            )
         lengths = [(len(row.context), len(row.question)) for row in rows]
-        return Batches(lengths, lambda index: self.lexicon.lay([rows[n] for n in index], index), max_tokens, seed)
+        return Batches(
+            lengths, lambda index: self.lexicon.lay([rows[n] for n in index], index), max_tokens, seed
+        )
 
-    def loss(self, model: nn.Module, batch: Questions, smoothing: float) -> tuple[Tensor, int, dict[str, float]]:
+    def loss(
+        self, model: nn.Module, batch: Questions, smoothing: float
+    ) -> tuple[Tensor, int, dict[str, float]]:
         loss, surprise = model(batch, smoothing)
         return loss, 2 * len(batch.index), {"negative_log_likelihood": float(surprise)}
 
@@ -200,103 +163,71 @@ class QuestionAnswering(Task[Question]):
     def evaluate(self, model: nn.Module, examples: Sequence[Question]) -> Evaluation:
         assert isinstance(model, Reader)
         found = self._find(model, examples)
-        measure = measure_for(self.settings.measure, [one.context for one in examples[:200]])
+        measure = measure_for(self.settings.measure, [one.context for one in examples])
         right = [[text for text, _ in one.answers] for one in examples]
-        best = [one.answers[0][0] if one.answers else "" for one in found]
         if self.calibrating:
-            answered = [f1 for _, f1 in measure_answers(best, right, measure)[1]]
-            silent = [f1 for _, f1 in measure_answers([""] * len(best), right, measure)[1]]
-            model.threshold.fill_(best_threshold([_margin(one) for one in found], answered, silent))
-        said = ["" if self._silent(model, one) else text for one, text in zip(found, best, strict=True)]
+            best = [one.spans[0].text if one.spans else "" for one in found]
+            answered, silent = (
+                [f1 for _, f1 in measure_answers(said, right, measure)[1]]
+                for said in (best, [""] * len(best))
+            )
+            model.threshold.fill_(best_threshold([one.margin for one in found], answered, silent))
+        said = [self._said(model, one) for one in found]
         metrics, scores = measure_answers(said, right, measure)
-        signatures = {"f1": measure.about}
+        if self.settings.baseline:
+            window = SlidingWindow(one.context for one in examples)
+            plain = measure_answers(
+                [window.answer(one.text, one.context) for one in examples], right, measure
+            )[0]
+            metrics |= {f"sliding_window_{name}": plain[name] for name in ("exact", "f1")}
         if self.null:
             metrics["no_answer_threshold"] = float(model.threshold)
         judged = [
-            Judged(_input(one), text, texts[0] if texts else "", exact == 1.0, len(spans(one.context)), texts[1:])
+            Judged(
+                one.line, text, (texts or [""])[0], exact == 1.0, len(passage(one.context).places), texts[1:]
+            )
             for one, text, texts, (exact, _) in zip(examples, said, right, scores, strict=True)
         ]
-        return Evaluation(metrics, signatures, judged)
+        return Evaluation(metrics, {"f1": measure.about}, judged)
 
     def quality(self, judged: Sequence[Judged]) -> float:
-        measure = measure_for(self.settings.measure, [row.source for row in judged[:200]])
+        measure = measure_for(self.settings.measure, [row.source for row in judged])
         right = [[text for text in (row.expected, *row.others) if text] for row in judged]
         return measure_answers([row.said for row in judged], right, measure)[0][self.metric]
 
     def _silent(self, model: Reader, found: Found) -> bool:
-        if not found.answers:
-            return True
-        return self.null and self.settings.no_answer == "auto" and _margin(found) > float(model.threshold)
+        """Whether nothing is said."""
+        may = self.null and self.settings.no_answer == "auto"
+        return not found.spans or (may and found.margin > float(model.threshold))
 
-    @torch.no_grad()
+    def _said(self, model: Reader, found: Found) -> str:
+        return "" if self._silent(model, found) else found.spans[0].text
+
     def _find(self, model: nn.Module, examples: Sequence[Question], n_best: int = 1) -> list[Found]:
-        """The answers to questions, the likeliest first, of all windows of their contexts together."""
         assert isinstance(model, Reader)
-        device = next(model.parameters()).device
-        rows: list[Window] = []
-        owner: list[tuple[int, int]] = []
-        cut: dict[str, list[tuple[int, int]]] = {}
-        for number, (one, question) in enumerate(zip(examples, self._asked(examples), strict=True)):
-            places = cut.setdefault(one.context, spans(one.context))
-            words = tuple(one.context[first:last] for first, last in places)
-            for first, last in windows(len(words), self.settings.window, self.settings.stride):
-                rows.append(Window(question, words[first:last]))
-                owner.append((number, first))
-
-        def read(index: Sequence[int]) -> list[Tensor]:
-            scores, _ = model.read(self.lexicon.lay([rows[n] for n in index], index).to(device))
-            return [row[:, : len(rows[n].context) + 1] for row, n in zip(scores.float().cpu(), index, strict=True)]
-
-        was_training = model.training
-        model.eval()
-        read_rows = in_length_order([(len(row.context), len(row.question)) for row in rows], READ_AT_ONCE, read)
-        model.train(was_training)
-        together: list[list[tuple[int, Tensor]]] = [[] for _ in examples]
-        for (number, first), scores in zip(owner, read_rows, strict=True):
-            together[number].append((first, scores))
-        return [
-            self._best(one, cut[one.context], parts, n_best) for one, parts in zip(examples, together, strict=True)
+        asked = [
+            (question, passage(one.context))
+            for one, question in zip(examples, self._asked(examples), strict=True)
         ]
-
-    def _best(
-        self, one: Question, places: list[tuple[int, int]], parts: list[tuple[int, Tensor]], n_best: int
-    ) -> Found:
-        whole = torch.stack([scores.logsumexp(1) for _, scores in parts]).logsumexp(0).sum()
-        spans_found: dict[tuple[int, int], float] = {}
-        for offset, scores in parts:
-            count = scores.shape[1] - 1
-            if not count:
-                continue
-            pairs = (scores[0, 1:, None] + scores[1, None, 1:]).triu().tril(self.settings.max_answer - 1)
-            allowed = torch.ones(count, count, dtype=torch.bool).triu().tril(self.settings.max_answer - 1)
-            best = pairs.masked_fill(~allowed, -torch.inf).flatten().topk(min(n_best, count))
-            for value, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-                first, last = offset + place // count, offset + place % count
-                if value > -torch.inf:
-                    spans_found[first, last] = max(value, spans_found.get((first, last), -torch.inf))
-        order = sorted(spans_found.items(), key=lambda pair: (-pair[1], pair[0]))[:n_best]
-        answers = [
-            (one.context[places[a][0] : places[b][1]], value - float(whole), a, b) for (a, b), value in order
-        ]
-        none = min(float(scores[:, 0].sum()) for _, scores in parts) - float(whole)
-        return Found(answers, none)
+        how = {
+            "window": self.settings.window,
+            "stride": self.settings.stride,
+            "longest": self.settings.max_answer,
+        }
+        return extract(model, self.lexicon, asked, n_best=n_best, **how)
 
     def _asked(self, examples: Sequence[Question]) -> list[tuple[str, ...]]:
         """The words of the questions, cut or refused where there are too many."""
-        limit, cut, asked = self.settings.max_question, 0, []
-        for one in examples:
-            words = _words(one.text)
-            if len(words) > limit:
-                if not self.settings.truncate:
-                    raise UserError(
-                        f"{one.origin}: the question has {len(words)} words; at most {limit} are allowed (train with "
-                        f"--set {self.name}.max_question=... to allow more, or --set {self.name}.truncate=true)"
-                    )
-                words, cut = words[:limit], cut + 1
-            asked.append(words)
-        if cut:
-            print(f"{cut:,} of {len(asked):,} questions cut to {limit} words", file=sys.stderr)
-        return asked
+        limit, asked = self.settings.max_question, [passage(one.text).words for one in examples]
+        long = [number for number, words in enumerate(asked) if len(words) > limit]
+        if long and not self.settings.truncate:
+            raise UserError(
+                f"{examples[long[0]].origin}: the question has {len(asked[long[0]])} words; at most {limit} are "
+                f"allowed (train with --set {self.name}.max_question=... to allow more, or {self.name}.truncate=true)"
+            )
+        if long:
+            print(f"{len(long):,} of {len(asked):,} questions cut to {limit} words", file=sys.stderr)
+        return [words[:limit] for words in asked]
 
     def predict(
         self,
@@ -307,41 +238,50 @@ class QuestionAnswering(Task[Question]):
         where: str = "the input",
         first: int = 1,
     ) -> list[Answer]:
-        raise NotImplementedError
+        assert isinstance(model, Reader)
+        full = [place for place, text in enumerate(inputs) if text.strip()]
+        questions = [question_of(inputs[place], f"{where}, line {first + place}") for place in full]
+        answers = [Answer("", 0.0)] * len(inputs)
+        for place, found in zip(full, self._find(model, questions, n_best), strict=True):
+            said = [(" ".join(span.text.split()), span.score) for span in found.spans]
+            if self._silent(model, found):
+                said.insert(0, ("", found.none))
+            elif self.null and self.settings.no_answer == "auto":
+                said = [said[0], *sorted([*said[1:], ("", found.none)], key=lambda one: -one[1])]
+            answers[place] = Answer(*said[0], said[:n_best])
+        return answers
 
+    def predict_file(self, model: nn.Module, path: Path) -> str | None:
+        if not is_squad(path):
+            return None
+        assert isinstance(model, Reader)
+        questions = read_squad(path, judged=False)
+        found = self._find(model, questions)
+        said = {one.id: self._said(model, best) for one, best in zip(questions, found, strict=True)}
+        return json.dumps(said, ensure_ascii=False, indent=0) + "\n"
+
+    @torch.no_grad()
     def pictures(
         self, model: nn.Module, text: str, *, answer: str | None = None, layer: int | None, head: int | None
     ) -> list[Heatmap]:
-        return []
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text[first:last] for first, last in spans(text))
-
-
-def _input(one: Question) -> str:
-    """A question and its context on one line."""
-    return "\t".join(" ".join(text.split()) for text in (one.text, one.context))
-
-
-def _margin(found: Found) -> float:
-    return found.none - found.answers[0][1] if found.answers else float("inf")
-
-
-def _middle(limits: tuple[int, int], answers: Sequence[tuple[int, int]]) -> float:
-    """How far the first answer in a window is from its middle."""
-    return (answers[0][0] + answers[0][1] - limits[0] - limits[1]) / 2 if answers else 0.0
-
-
-def _places(one: Question, places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The first and last word of each answer; a word that is partly in it is taken whole."""
-    found = []
-    for text, start in one.answers:
-        if start < 0:
-            continue
-        first = start + len(text) - len(text.lstrip())
-        last = start + len(text.rstrip())
-        inside = [n for n, (a, b) in enumerate(places) if b > first and a < last]
-        if inside:
-            found.append((inside[0], inside[-1]))
-    return found
+        assert isinstance(model, Reader)
+        if not text.strip():
+            raise UserError("there is nothing to look at: the text is empty")
+        for name, value in (("layer", layer), ("head", head)):
+            if value not in (None, 1):
+                raise UserError(f"there is no {name} {value}: between question and context the model has 1")
+        one = question_of(text, f"the text {text[:40]!r}")
+        context, [question] = passage(one.context), self._asked([one])
+        if answer is None:
+            [found] = self._find(model, [one])
+            said, likely = self._said(model, found), found.spans[0][2:] if found.spans else (0, 0)
+        else:
+            said, at = answer.strip(), one.context.find(answer.strip())
+            if at < 0 or not said:
+                raise UserError(f"the answer {answer[:40]!r} is not in the context")
+            [likely] = context.answers(replace(one, answers=((said, at),)))
+        batch, part = window_at(self.settings, self.lexicon, context, question, sum(likely) // 2)
+        _, weights = model.eval().read(batch.to(next(model.parameters()).device), return_weights=True)
+        if weights is None:
+            raise UserError("this model has no attention to show: it was trained with attention 'none'")
+        return [picture(weights[0, 0, 0], one, question, context, part, likely if said else None)]

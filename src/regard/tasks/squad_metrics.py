@@ -13,6 +13,9 @@ from regard.tasks.text_metrics import bleu_tokenizer
 
 __all__ = ["Measure", "best_threshold", "cmrc", "measure_answers", "measure_for", "squad"]
 
+CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff々〆"
+PARTS = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
+
 Score = Callable[[str, str], float]
 
 
@@ -56,9 +59,7 @@ def _cmrc_normal(text: str) -> str:
 
 def _mixed(text: str) -> list[str]:
     """Characters of Chinese and Japanese, words of other scripts; no punctuation."""
-    parts = re.findall(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff々〆]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff々〆]+",
-                       text.lower())  # fmt: skip
-    return parts
+    return PARTS.findall(text.lower())
 
 
 def _cmrc_f1(said: str, right: str) -> float:
@@ -121,7 +122,9 @@ def measure_answers(
     none = [not any(_standing(texts, measure)) for texts in right]
     if any(none) and not all(none):
         for kind, wanted in (("has_answer_", False), ("no_answer_", True)):
-            metrics |= _means(kind, [one for one, is_none in zip(scores, none, strict=True) if is_none == wanted])
+            metrics |= _means(
+                kind, [one for one, is_none in zip(scores, none, strict=True) if is_none == wanted]
+            )
     return metrics, scores
 
 
@@ -133,7 +136,7 @@ def _standing(texts: Sequence[str], measure: Measure) -> Sequence[str]:
 def _means(kind: str, scores: Sequence[tuple[float, float]]) -> dict[str, float]:
     count = max(len(scores), 1)
     return {
-        f"{kind}exact_match": 100 * sum(exact for exact, _ in scores) / count,
+        f"{kind}exact": 100 * sum(exact for exact, _ in scores) / count,
         f"{kind}f1": 100 * sum(f1 for _, f1 in scores) / count,
     }
 
@@ -161,5 +164,3 @@ def best_threshold(margins: Sequence[float], answered: Sequence[float], silent: 
     low = margins[order[at - 1]] if at else margins[order[0]] - 2.0
     high = margins[order[at]] if at < len(order) else low + 2.0
     return (low + high) / 2
-
-
