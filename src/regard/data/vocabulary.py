@@ -15,7 +15,7 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 BYTES = tuple(f"<0x{value:02X}>" for value in range(256))
 
-Kind = Literal["bpe", "characters", "words"]
+Kind = Literal["bpe", "characters"]
 
 # Scripts written without spaces between words, whose runs are cut only by what subwords learn.
 _CJK = r"\p{Han}\p{Hiragana}\p{Katakana}ー々〆"
@@ -66,12 +66,12 @@ class Vocabulary:
             ['▁to', '▁be']
         """
         require("tokenizers", "tasks")
-        if kind not in ("bpe", "characters", "words"):
-            raise UserError(f"a vocabulary is of kind 'bpe', 'characters' or 'words', not {kind!r}")
+        if kind not in ("bpe", "characters"):
+            raise UserError(f"a vocabulary is of kind 'bpe' or 'characters', not {kind!r}")
         least = len(SPECIALS) + len(BYTES) + 2 if kind == "bpe" else len(SPECIALS) + 1
         if size < least:
             raise UserError(f"a vocabulary of kind {kind!r} needs a size of at least {least}, got {size}")
-        build = {"bpe": _train_bpe, "characters": _train_characters, "words": _train_words}[kind]
+        build = _train_bpe if kind == "bpe" else _train_characters
         return cls(build(list(texts), size, lowercase))
 
     def encode(self, text: str) -> list[int]:
@@ -252,23 +252,5 @@ def _train_characters(texts: list[str], size: int, lowercase: bool) -> Any:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(SPECIALS[UNK], "\N{REPLACEMENT CHARACTER}"), decoders.Fuse()]
     )
-    tokenizer.add_special_tokens(list(SPECIALS[:UNK]))
-    return tokenizer
-
-
-def _train_words(texts: list[str], size: int, lowercase: bool) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    normalizer = _normalizer(lowercase)
-    seen: Counter[str] = Counter()
-    for text in texts:
-        seen.update(normalizer.normalize_str(text).split())
-    kept = sorted(seen, key=lambda word: (-seen[word], word))[: size - len(SPECIALS)]
-    tokens = [*SPECIALS, *kept]
-    tokenizer = Tokenizer(
-        models.WordLevel({token: id for id, token in enumerate(tokens)}, unk_token=SPECIALS[UNK])
-    )
-    tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(list(SPECIALS[:UNK]))
     return tokenizer
