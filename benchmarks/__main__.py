@@ -8,7 +8,7 @@ import sys
 
 from benchmarks.harness import ORDER, PAGE, RESULTS
 
-QUICK = ("additive", "sparse", "decoding", "graph", "memory_of_peers")
+QUICK = ("additive", "sparse", "dense", "decoding", "graph", "memory_of_peers")
 """The benchmarks that have a quick way."""
 
 

@@ -30,10 +30,12 @@ PICTURES = "pictures/performance"
 ORDER = (
     "additive",
     "sparse",
+    "dense",
     "decoding",
     "graph",
     "memory_of_peers",
     "training_throughput",
+    "translation_decoding",
     "memory",
     "operator_overhead",
     "import_time",

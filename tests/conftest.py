@@ -30,7 +30,7 @@ $ REGARD_RANDOM_CALLS=100000 python -m pytest tests/attention/test_random_calls.
 ```
 """
 
-COLUMNS = ["sdpa", "flex", "sparse", "additive", "blockwise", "edges", "packed"]
+COLUMNS = ["sdpa", "flex", "dense", "sparse", "additive", "blockwise", "edges", "packed"]
 """The backends from left to right."""
 
 SECTIONS = {

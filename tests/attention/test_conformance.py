@@ -86,6 +86,8 @@ def test_every_backend_agrees_with_the_definition(
     assert ("edges" in ran) == (mask in ("edges", "causal edges") and not coupled)
     assert ("packed" in ran) == (mask in ("documents", "causal documents") and not coupled)
     assert ("sparse" in ran) == (COMPILER and normalizer in SPARSE and score not in UNFUSED)
+    smooth = case.normalizer.kernel is not None and case.normalizer.kernel[0] in ("softmax", "sigmoid")
+    assert ("dense" in ran) == (COMPILER and smooth and score not in UNFUSED)
     assert ("additive" in ran) == (COMPILER and score in ADDITIVE)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.attention import cases
 from tests.attention.cases import NORMALIZER_NAMES, SCORE_NAMES, Case
@@ -133,6 +133,8 @@ def calls(draw: st.DrawFn) -> tuple[Case, int]:
 @given(calls())
 def test_any_call_agrees_with_the_definition(drawn: tuple[Case, int]) -> None:
     case, block = drawn
+    # (Weights handed on from one query to the next are not to reach another document.)
+    assume(not (case.normalizer.coupled and isinstance(case.mask, regard.masks.Documents)))
     expected, weights = case.expected()
     scale = max(float(case.value.abs().max()), 1.0)
     chosen = case.normalizer.spelling in CHOOSING
@@ -156,6 +158,7 @@ def test_any_call_agrees_with_the_definition(drawn: tuple[Case, int]) -> None:
 
 
 FUSED = {"sparse": ["sparsemax", "entmax15", "entmax-1.2", "entmax-1.8", "top-3", "top-40", "hardmax"]}
+FUSED["dense"] = ["softmax", "sigmoid"]
 FUSED["additive"] = [*FUSED["sparse"], "softmax", "sigmoid", "relu"]
 LENGTHS = st.one_of(st.sampled_from([1, 4, 5, 15, 16, 17, 31, 32, 33, 64, 65, 257, 300]), st.integers(1, 300))
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from regard.cli import main
-from regard.data import sample_dates
+from regard.data import sample_dates, sample_reviews
 
 RECIPES = tomllib.loads((Path(__file__).parents[1] / "recipes.toml").read_text(encoding="utf-8"))["recipe"]
 
@@ -29,6 +29,7 @@ def test_the_recipe_keeps_what_it_promises(
     recipe = RECIPES[number]
     if recipe["data"] == "sample":
         monkeypatch.setattr("regard.tasks.translation.sample_dates", partial(sample_dates, size=60))
+        monkeypatch.setattr("regard.tasks.sentiment.sample_reviews", partial(sample_reviews, size=200))
         run = tmp_path / "run"
         assert main([word.format(run=run) for word in shlex.split(recipe["command"])]) == 0
     else:

@@ -1,5 +1,6 @@
 """Vocabularies: nothing is lost, everything is legible, training is repeatable."""
 
+import re
 import unicodedata
 from pathlib import Path
 
@@ -185,9 +186,97 @@ def test_a_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 def test_bad_settings_are_told() -> None:
-    with pytest.raises(UserError, match="'bpe' or 'characters', not 'words'"):
-        Vocabulary.train(TEXTS, "words", 500)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="'bpe', 'characters', 'words', not 'word'"):
+        Vocabulary.train(TEXTS, "word", 500)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="'bpe' needs a size of at least 262, got 200"):
         Vocabulary.train(TEXTS, "bpe", 200)
     with pytest.raises(UserError, match="no text to learn"):
         Vocabulary.train(["", ""], "characters", 100)
+
+
+PLACEHOLDERS = ["<url>", "__NAME__", "__NAME__2", "｟地名｠"]
+HELD = [
+    "<url>",
+    "see <url> now",
+    "see<url>now",
+    " <url> ",
+    "<url><url>",
+    "我们去｟地名｠学习",
+    "｟地名｠<url>犬",
+    "A dog isn't __NAME__'s",
+    "__NAME__2__NAME__",
+    "<URL> is text",
+    "龘<url>龘",
+    "",
+]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "characters"])
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_placeholders_are_whole_wherever_they_stand_and_come_out_as_they_went_in(
+    kind: str, lowercase: bool, tmp_path: Path
+) -> None:
+    learnt = [*TEXTS, *(text.replace("龘", "") for text in HELD)]
+    made = Vocabulary.train(learnt, kind, 420, lowercase, PLACEHOLDERS)  # type: ignore[arg-type]
+    made.save(tmp_path / "tokenizer.json")
+    cut = "|".join(sorted(PLACEHOLDERS, key=len, reverse=True))
+    for vocabulary in (made, Vocabulary.load(tmp_path / "tokenizer.json")):
+        assert list(vocabulary.placeholders.values()) == PLACEHOLDERS
+        for text in HELD:
+            ids = vocabulary.encode(text)
+            parts = re.split(f"({cut})", text)
+            whole = [vocabulary.placeholders[id] for id in ids if id in vocabulary.placeholders]
+            assert whole == [part for part in parts if part in PLACEHOLDERS]
+            small = [part.lower() if lowercase and part not in PLACEHOLDERS else part for part in parts]
+            expected = "".join(small)
+            if kind == "characters":
+                expected = expected.replace("龘", "\N{REPLACEMENT CHARACTER}")
+            assert vocabulary.decode(ids) == expected
+            assert len(vocabulary.pieces(text)) == len(vocabulary.parts(text)) == len(ids)
+
+
+def test_nothing_of_a_placeholder_is_learnt() -> None:
+    without = Vocabulary.train(TEXTS, "bpe", 400)
+    texts = [f"{text}<url>" for text in TEXTS]
+    learnt = Vocabulary.train(texts, "bpe", 401, placeholders=["<url>"])
+    assert learnt.tokens == [*without.tokens, "<url>"]
+
+
+@pytest.mark.parametrize("wrong", [[""], [" <url>"], ["<unk>"], ["<0x41>"], ["<url>", "<url>"]])
+def test_placeholders_that_cannot_be_told_apart_are_refused(wrong: list[str]) -> None:
+    with pytest.raises(UserError, match="placeholder"):
+        Vocabulary.train(TEXTS, "bpe", 400, placeholders=wrong)
+
+
+def test_unknown_characters_are_written_as_told() -> None:
+    characters = Vocabulary.train(["abc"], "characters", 9, lowercase=True)
+    ids = characters.encode("a龘b犬")
+    assert characters.parts("a龘B犬") == ["a", "龘", "b", "犬"]
+    assert characters.decode(ids) == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}"
+    assert characters.decode(ids, ["龘", "犬"]) == "a龘b犬"
+
+
+def test_words_are_whole_and_of_chinese_each_character() -> None:
+    texts = ["Don't go, it's 2026!", "我很喜欢 tea", "我 tea tea"]
+    words = Vocabulary.train(texts, "words", 100)
+    assert words.pieces("I don't go: 我爱tea, 2026!") == [
+        "I",
+        "don't",
+        "go",
+        ":",
+        "我",
+        "爱",
+        "tea",
+        ",",
+        "2026",
+        "!",
+    ]
+    known = words.encode("Don't 我喜欢 tea!")
+    assert UNK not in known
+    assert words.decode(known) == "Don't 我喜欢 tea !"
+    assert words.decode([*known, UNK]) == "Don't 我喜欢 tea ! \N{REPLACEMENT CHARACTER}"
+    assert set(words.ids) >= {"Don't", "我", "tea", "2026", "!"}
+    assert all(words.encode(word) == [id] for word, id in words.ids.items())
+    small = Vocabulary.train(["a a a b b c"], "words", 6)
+    assert list(small.ids) == ["a", "b"]
+    assert Vocabulary.train(["Tea TEA"], "words", 9, lowercase=True).encode("tEa") != [UNK]

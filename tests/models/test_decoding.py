@@ -3,59 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import pytest
 import torch
+from tests.models.oracle import BOS, EOS, LENGTHS, PAD, SOURCES, Oracle
 
 from regard.models import search
-from regard.models.decoding import length_divisor
-
-PAD, BOS, EOS = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Written:
-    """All tokens written so far: enough to continue for a model whose next scores hang on the whole past."""
-
-    source: torch.Tensor
-    tokens: torch.Tensor
-    width: int = 1
-
-    def select(self, rows):
-        flat = rows.flatten()
-        return Written(self.source[flat], self.tokens[flat], 1)
-
-
-class Oracle:
-    """A made-up language: the scores of the next token are a fixed random function of source and past."""
-
-    def __init__(self, words, sharpness=2.0):
-        self.words, self.sharpness = words, sharpness
-
-    def encode(self, source, source_lengths):
-        return Written(source[:, :1], torch.zeros(len(source), 0, dtype=torch.int64))
-
-    def scores(self, source, past):
-        seed = source * 7919
-        for token in past:
-            seed = (seed * 31 + token + 1) % 1_000_003
-        generator = torch.Generator().manual_seed(seed)
-        return self.sharpness * torch.randn(self.words, generator=generator, dtype=torch.float64)
-
-    def step(self, tokens, state):
-        past = torch.cat([state.tokens, tokens[:, None]], 1)
-        rows = zip(state.source[:, 0].tolist(), past.tolist(), strict=True)
-        scores = torch.stack([self.scores(source, row) for source, row in rows])
-        weights = past.sum(1, keepdim=True).expand(-1, 2)  # a mark of the past, to see that weights follow
-        return scores, Written(state.source, past), weights
-
-    def price(self, source, tokens):
-        total, past = 0.0, [BOS]
-        for token in [*tokens, EOS]:
-            total += torch.log_softmax(self.scores(source, past), -1)[token].item()
-            past.append(token)
-        return total
+from regard.models.hypothesis import length_divisor
 
 
 def _exhaustive(model, source, longest, penalty):
@@ -67,10 +21,6 @@ def _exhaustive(model, source, longest, penalty):
             total = model.price(source, tokens)
             found.append((total / length_divisor(length + 1, penalty), list(tokens), total))
     return sorted(found, key=lambda one: -one[0])
-
-
-SOURCES = torch.arange(3, 9)[:, None].expand(-1, 2).clone()
-LENGTHS = torch.full((6,), 2)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 1.0, 2.0, -0.5])
@@ -224,3 +174,62 @@ def test_early_junk_does_not_end_the_search(beam):
     source = torch.tensor([[3, 3]])
     best = search(Certain(6), source, torch.tensor([2]), beam=beam, max_length=8)[0][0]
     assert best.tokens == [4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.6, 2.0])
+def test_with_a_prefix_the_rest_is_the_best_after_it(penalty):
+    model, prefixes = Oracle(words=6), [[4], [], [5, 3], [3, 3, 3], [4, 4], [5]]
+    how = {"beam": 64, "length_penalty": penalty, "max_length": 3, "n_best": 3}
+    found = search(model, SOURCES, LENGTHS, prefix=prefixes, **how)
+    for source, prefix, hypotheses in zip(SOURCES[:, 0].tolist(), prefixes, found, strict=True):
+        every = _exhaustive(model, source, 3, penalty)
+        expected = [one for one in every if one[1][: len(prefix)] == prefix][:3]
+        assert [one.tokens for one in hypotheses] == [tokens for _, tokens, _ in expected]
+        assert [one.score for one in hypotheses] == pytest.approx([score for score, _, _ in expected])
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_a_prefix_alone_as_in_a_batch_of_other_prefixes(tiny, batch, beam):
+    source, lengths, _, _ = batch
+    model, prefixes = tiny("transformer"), [[5, 6, 7], [], [8], [9, 9]]
+    together = search(model, source, lengths, beam=beam, prefix=prefixes, max_length=6)
+    for row, prefix in enumerate(prefixes):
+        read = (source[row : row + 1], lengths[row : row + 1])
+        (alone,) = search(model, *read, beam=beam, prefix=[prefix], max_length=6)
+        assert alone[0].tokens == together[row][0].tokens
+        assert alone[0].tokens[: len(prefix)] == prefix
+
+
+def test_what_the_model_writes_itself_is_no_constraint(tiny, batch):
+    source, lengths, _, _ = batch
+    model = tiny("luong")
+    free = search(model, source, lengths, beam=3)
+    again = search(model, source, lengths, beam=3, prefix=[best.tokens[:2] for (best,) in free])
+    assert [best.tokens for (best,) in again] == [best.tokens for (best,) in free]
+
+
+def test_a_prefix_longer_than_allowed_is_written_whole():
+    ((found,),) = search(Oracle(words=9), SOURCES[:1], LENGTHS[:1], max_length=1, prefix=[[4, 5, 6]])
+    assert found.tokens == [4, 5, 6]
+
+
+@pytest.mark.parametrize("wrong", [[[3]], [[3], [BOS]] * 3])
+def test_refuses_prefixes_that_cannot_be(wrong):
+    with pytest.raises(ValueError, match="prefix"):
+        search(Oracle(words=4), SOURCES, LENGTHS, prefix=wrong)
+
+
+@pytest.mark.parametrize(
+    "name", ["transformer", "transformer-additive", "transformer-places", "transformer-window"]
+)
+def test_hypotheses_that_share_a_cache_are_those_that_have_their_own(tiny, batch, name):
+    source, lengths, _, _ = batch
+    model = tiny(name)
+    assert model.placeless == (name in ("transformer", "transformer-additive"))
+    shared = search(model, source, lengths, beam=4, n_best=4, max_length=9)
+    model.placeless = False
+    own = search(model, source, lengths, beam=4, n_best=4, max_length=9)
+    for one, other in zip(itertools.chain(*shared), itertools.chain(*own), strict=True):
+        assert one.tokens == other.tokens
+        assert one.log_probability == pytest.approx(other.log_probability)
+        torch.testing.assert_close(one.weights, other.weights)

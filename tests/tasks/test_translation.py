@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
-from regard.data import Pair
+from regard.data import EOS, Pair
 from regard.errors import UserError
-from regard.models import MODELS
+from regard.models import MODELS, SequenceToSequence
 from regard.tasks import TASKS, task_named, unknown
 from regard.tasks.experiment import Experiment
 from regard.tasks.task import Judged
@@ -115,3 +119,99 @@ def test_what_is_unknown_is_told_with_what_there_is() -> None:
     )
     with pytest.raises(UserError, match="there is no task 'speling'; there are: translation"):
         task_named("speling")
+
+
+class Looking(SequenceToSequence[Any]):
+    """A model that looks at one place after the other, and says what it is told to say at each."""
+
+    output_weight = output_bias = torch.zeros(0)
+
+    def __init__(self, says: dict[int, int], words: int) -> None:
+        super().__init__()
+        self.says, self.words = says, words
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
+
+    def encode(self, source: Tensor, source_lengths: Tensor) -> Any:
+        return Place(source, source_lengths, 0)
+
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any, Tensor]:
+        source = state.source
+        scores, weights = torch.zeros(len(source), self.words), torch.zeros(source.shape)
+        for row, length in enumerate(state.lengths.tolist()):
+            inside = state.place < length
+            token = int(source[row, state.place]) if inside else EOS
+            scores[row, self.says.get(token, token)] = 20.0
+            weights[row, min(state.place, length - 1)] = 1.0
+        return scores, Place(source, state.lengths, state.place + 1), weights
+
+    def forward(self, *_: Any) -> Tensor:
+        raise NotImplementedError
+
+    def alignment(self, *_: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Place:
+    source: Tensor
+    lengths: Tensor
+    place: int
+
+    def select(self, rows: Tensor) -> Place:
+        flat = rows.flatten()
+        return Place(self.source[flat], self.lengths[flat], self.place)
+
+
+def asked(task: Translation, model: SequenceToSequence[Any], texts: list[str], n_best: int = 1) -> list[Any]:
+    """What the task answers, in whatever way its settings say."""
+    return task.changed(beam=2, length_penalty=0.0).predict(model, texts, n_best=n_best, where="a test")
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_unknown_characters_are_what_was_looked_at(copied: bool) -> None:
+    settings = TranslationSettings(tokens="characters", shared_vocabulary=True, replace_unknown=copied)
+    task = Translation.learn(settings, [Pair("我是们的", "我是们的", "a:1")])
+    answers = asked(task, Looking({}, len(task.target)), ["我是龘的犬", "", "猫"])
+    expected = ["我是龘的犬", "", "猫"] if copied else ["我是\ufffd的\ufffd", "", "\ufffd"]
+    assert [answer.text for answer in answers] == expected
+
+
+def test_placeholders_are_carried_over() -> None:
+    settings = TranslationSettings(
+        tokens="characters", shared_vocabulary=True, lowercase=True, placeholders=("__NAME__", "<url>")
+    )
+    task = Translation.learn(settings, [Pair("we are 我们", "我们 we are", "a:1")])
+    model = Looking({}, len(task.target))
+    (answer,) = asked(task, model, ["We 我<url>们 __NAME__ are"])
+    assert answer.text == "we 我<url>们 __NAME__ are"
+
+
+def test_a_prefix_begins_every_prediction() -> None:
+    settings = TranslationSettings(tokens="characters", shared_vocabulary=True, prefix="我我")
+    task = Translation.learn(settings, [*PAIRS, Pair("我", "我", "a:1")])
+    answers = asked(task, Looking({}, len(task.target)), ["drei", "eins zwei"])
+    assert [answer.text for answer in answers] == ["我我ei", "我我ns zwei"]
+
+
+def test_drawn_predictions_hang_on_seed_and_line_alone() -> None:
+    how = {"tokens": "characters", "shared_vocabulary": True, "temperature": 8.0}
+    task = Translation.learn(TranslationSettings(**how), PAIRS)  # type: ignore[arg-type]
+    model = Looking({}, len(task.target))
+    texts = ["drei", "eins zwei", "", "drei", "vier"]
+    one = asked(task, model, texts, n_best=3)
+    assert one == asked(task, model, texts, n_best=3)
+    assert one[0].text != one[3].text
+    later = task.changed(beam=1).predict(model, texts[3:], n_best=3, where="a test", first=4)
+    assert later == one[3:]
+    other = Translation.learn(TranslationSettings(**how, seed=1), PAIRS)  # type: ignore[arg-type]
+    assert asked(other, model, texts, n_best=3) != one
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", -1.0), ("temperature", float("nan")), ("top_k", -1), ("top_p", 0.0), ("seed", -1),
+     ("placeholders", ("",))],
+)  # fmt: skip
+def test_settings_of_prediction_that_cannot_be_are_refused(field: str, value: Any) -> None:
+    with pytest.raises(UserError, match=field.rstrip("s")):
+        TranslationSettings(**{field: value})

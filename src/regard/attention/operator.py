@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regard.attention import nested
-from regard.attention.backends import BACKENDS, blockwise, choose, edges
+from regard.attention.backends import BACKENDS, blockwise, choose, edges, refused
 from regard.attention.biases import Bias
 from regard.attention.call import AttentionCall, unaltered
 from regard.attention.masks import Mask
@@ -243,13 +243,13 @@ def explain(
         >>> import torch, regard
         >>> one = torch.randn(1, 4, 8)
         >>> regard.explain(one, one, one, score="distance").backend  # doctest: +ELLIPSIS
-        backend      blockwise
+        backend      dense
         refused      packed: the mask is not one of documents
         refused      edges: the mask is not one of edges
         ...
         refused      sdpa: the score 'distance' is not a product of query and key
         ...
-        'blockwise'
+        'dense'
     """
     call = AttentionCall.of(query, key, value, score, normalizer, mask, bias, dropout, return_weights)
     chosen = choose(call, backend)
@@ -258,7 +258,7 @@ def explain(
     output_bytes = math.prod(query.shape[:-1]) * value.shape[-1] * query.element_size()
     found = Explanation(
         backend=chosen,
-        refused={name: BACKENDS[name].unsupported(call) or ["another was asked for"] for name in before},
+        refused={name: refused(call, name) or ["another was asked for"] for name in before},
         flops=BACKENDS[chosen].pairs(call) * (call.score.operations(key.shape[-1]) + 2 * value.shape[-1]),
         bytes_moved=sum(t.numel() * t.element_size() for t in tensors) + output_bytes,
         memory=BACKENDS[chosen].cost(call),

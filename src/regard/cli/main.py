@@ -52,6 +52,7 @@ def _run(arguments: list[str]) -> int:
     from regard import __version__
     from regard.cli.demo import demo
     from regard.cli.evaluate import evaluate
+    from regard.cli.export import export
     from regard.cli.predict import predict
     from regard.cli.show import show
     from regard.cli.tasks import tasks
@@ -64,7 +65,7 @@ def _run(arguments: list[str]) -> int:
         version=__version__,
         help_format="markdown",
     )
-    for command in (tasks, train, evaluate, predict, show, demo):
+    for command in (tasks, train, evaluate, predict, show, export, demo):
         app.command(command)
     try:
         status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")

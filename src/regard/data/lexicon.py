@@ -10,7 +10,7 @@ import torch
 
 from regard.data.batches import padded
 from regard.data.passages import Questions, Window
-from regard.data.vocabulary import PAD, Vocabulary
+from regard.data.vocabulary import PAD, SPECIALS, Vocabulary
 
 __all__ = ["Lexicon"]
 
@@ -44,10 +44,10 @@ class Lexicon:
         folded: Counter[str] = Counter()
         for word, count in seen.items():
             folded[word.lower()] += count
-        often = [f"{word} " * count for word, count in folded.items() if count >= least]
+        often = sorted(folded, key=lambda word: (-folded[word], word))[: max(words - len(SPECIALS), 0)]
         letters = [word * min(count, 100) for word, count in seen.items()]
         return cls(
-            Vocabulary.train(often or list(folded), "words", words, lowercase=True),
+            Vocabulary.of([word for word in often if folded[word] >= least], lowercase=True),
             Vocabulary.train(letters, "characters", characters),
         )
 

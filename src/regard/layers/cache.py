@@ -44,7 +44,13 @@ class Cache:
 
         *Shape:* rows `(new_batch,)` int64.
         """
-        return Cache(self.key[rows], self.value[rows], None if self.stopped is None else self.stopped[rows])
+        stopped = None if self.stopped is None else self.stopped[rows]
+        length, room = self.key.shape[2], self.room
+        if room is None or room.filled != length or torch.is_grad_enabled():
+            return Cache(self.key[rows], self.value[rows], stopped)
+        # With its room, so that the next places need no other copy.
+        room = _Room(room.key[rows], room.value[rows], length)
+        return Cache(room.key[:, :, :length], room.value[:, :, :length], stopped, room)
 
     def append(self, key: Tensor, value: Tensor) -> Cache:
         """The cache with new places at its end; this one stays as it is, and may be continued in another way.

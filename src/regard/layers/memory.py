@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from regard.attention.mechanism import Mechanism
 from regard.layers.checks import check_batch, check_heads, check_lengths, check_sequence, check_sizes
 from regard.layers.learned import LearnedMechanism, join_heads, split_heads, visible
+from regard.layers.linear import Linear
 
 __all__ = ["CrossAttention", "Memory", "MemoryAttention", "Projections", "check_memory"]
 
@@ -70,9 +71,9 @@ class Projections(nn.Module):
         check_heads(heads, memory_size=memory_size, attention_size=size)
         self.query_size, self.memory_size, self.attention_size = query_size, memory_size, size
         self.heads = heads
-        self.query = nn.Linear(query_size, size, bias=False)
-        self.key = nn.Linear(memory_size, size, bias=False)
-        self.value = nn.Identity() if heads == 1 else nn.Linear(memory_size, memory_size)
+        self.query = Linear(query_size, size, bias=False)
+        self.key = Linear(memory_size, size, bias=False)
+        self.value = nn.Identity() if heads == 1 else Linear(memory_size, memory_size)
 
     def prepare(self, memory: Tensor, lengths: Tensor) -> Memory:
         """Project the memory once, for all queries to come.
@@ -199,9 +200,9 @@ class CrossAttention(nn.Module):
         self.memory_size = size if memory_size is None else memory_size
         check_sizes(size=size, memory_size=self.memory_size)
         check_heads(heads, size=size)
-        self.query = nn.Linear(size, size)
-        self.key_value = nn.Linear(self.memory_size, 2 * size)
-        self.output = nn.Linear(size, size)
+        self.query = Linear(size, size)
+        self.key_value = Linear(self.memory_size, 2 * size)
+        self.output = Linear(size, size)
         self.look = LearnedMechanism(mechanism, heads=heads, size=size // heads, dropout=dropout)
         if self.look.coupled:
             raise ValueError(

@@ -13,6 +13,7 @@ from regard.attention.mechanism import Mechanism
 from regard.layers.cache import Cache
 from regard.layers.checks import check_heads, check_sequence, check_sizes
 from regard.layers.learned import LearnedMechanism, join_heads, split_heads
+from regard.layers.linear import Linear
 
 __all__ = ["SelfAttention"]
 
@@ -55,8 +56,8 @@ class SelfAttention(nn.Module):
         check_sizes(size=size)
         check_heads(heads, size=size)
         self.size, self.heads = size, heads
-        self.query_key_value = nn.Linear(size, 3 * size)
-        self.output = nn.Linear(size, size)
+        self.query_key_value = Linear(size, 3 * size)
+        self.output = Linear(size, size)
         self.look = LearnedMechanism(mechanism, heads=heads, size=size // heads, dropout=dropout)
 
     def forward(

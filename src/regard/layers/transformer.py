@@ -12,6 +12,7 @@ from regard.attention.mechanism import Mechanism
 from regard.layers.cache import Cache
 from regard.layers.checks import check_batch, check_sequence, check_share, check_sizes
 from regard.layers.dropout import Dropout
+from regard.layers.linear import Linear
 from regard.layers.memory import CrossAttention, Memory, check_memory
 from regard.layers.selfattention import SelfAttention
 
@@ -52,12 +53,14 @@ class FeedForward(nn.Module):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, it is {activation!r}")
         self.activation, gated = ACTIVATIONS[activation]
-        self.widen = nn.Linear(size, inner)
-        self.gate = nn.Linear(size, inner) if gated else None
-        self.narrow = nn.Linear(inner, size)
+        self.widen = Linear(size, inner)
+        self.gate = Linear(size, inner) if gated else None
+        self.narrow = Linear(inner, size)
 
     def forward(self, sequence: Tensor) -> Tensor:
         """*Shape:* `(..., size)` -> the same."""
+        if self.activation is functional.relu and isinstance(self.widen, Linear):
+            return self.narrow(self.widen(sequence, relu=True))
         inner = self.activation(self.widen(sequence))
         return self.narrow(inner if self.gate is None else inner * self.gate(sequence))
 
@@ -221,12 +224,15 @@ class TransformerDecoderLayer(nn.Module):
         memory: Memory,
         cache: Cache | None = None,
         *,
+        mask: Mask | Tensor | None = None,
         width: int = 1,
         return_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None, Cache]:
         """The sequence after all blocks, its weights over the memory when asked for, and the cache with what is new.
 
-        `width` rows of the sequence in a row share one memory, as in a beam.
+        `width` rows of the sequence in a row share one memory, as in a beam. A `mask`, True where a place may look
+        among those written, the new ones included, stands instead of the causal one, as where several places continue
+        a sequence in several ways.
 
         *Shape:* sequence `(batch * width, length, size)`, weights `(batch, heads, width * length, memory_len)`. Raises
         what `SelfAttention` and `CrossAttention` do.
@@ -237,7 +243,7 @@ class TransformerDecoderLayer(nn.Module):
         check_sizes(width=width)
         check_batch("sequence", sequence, f"memory times width {width}", memory.batch * width)
         around = self.around_attention
-        written, _, cache = self.attention(around.before(sequence), causal(), cache)
+        written, _, cache = self.attention(around.before(sequence), causal() if mask is None else mask, cache)
         sequence = around.after(sequence, written)
         around = self.around_cross_attention
         query = around.before(sequence)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from regard.models.build import MODELS, build, describe
-from regard.models.decoding import Hypothesis, search
+from regard.models.decoding import search
+from regard.models.hypothesis import Hypothesis
 from regard.models.loss import smoothed_cross_entropy
 from regard.models.rnn import RecurrentSeq2Seq, RecurrentSettings
+from regard.models.sampling import sample
 from regard.models.sequence import SequenceToSequence, State
 from regard.models.transformer import TransformerSeq2Seq, TransformerSettings
 
@@ -20,6 +22,7 @@ __all__ = [
     "TransformerSettings",
     "build",
     "describe",
+    "sample",
     "search",
     "smoothed_cross_entropy",
 ]

@@ -10,6 +10,12 @@ from torch import nn
 
 from regard.errors import UserError
 from regard.models.bidaf import BiDAF, BiDAFSettings
+from regard.models.classifiers import (
+    RecurrentClassifier,
+    RecurrentClassifierSettings,
+    TransformerClassifier,
+    TransformerClassifierSettings,
+)
 from regard.models.rnn import RecurrentSeq2Seq, RecurrentSettings
 from regard.models.transformer import TransformerSeq2Seq, TransformerSettings
 from regard.models.transformer_reader import TransformerReader, TransformerReaderSettings
@@ -19,6 +25,8 @@ MODELS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     "rnn": (RecurrentSettings, RecurrentSeq2Seq),
     "transformer": (TransformerSettings, TransformerSeq2Seq),
     "transformer-reader": (TransformerReaderSettings, TransformerReader),
+    "rnn-classifier": (RecurrentClassifierSettings, RecurrentClassifier),
+    "transformer-classifier": (TransformerClassifierSettings, TransformerClassifier),
 }
 """Each model's settings and class, by the name used in configurations."""
 

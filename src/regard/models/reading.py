@@ -27,6 +27,7 @@ class Reader(nn.Module, abc.ABC):
     """
 
     threshold: Tensor
+    vectors: WordVectors
 
     def __init__(self) -> None:
         super().__init__()

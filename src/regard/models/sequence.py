@@ -7,8 +7,8 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from regard.layers.linear import linear
 from regard.models.loss import smoothed_cross_entropy
 
 
@@ -86,7 +86,7 @@ class SequenceToSequence(nn.Module, abc.ABC, Generic[S]):
 
     def project(self, states: Tensor) -> Tensor:
         """Score every token of the vocabulary.  *Shape*: `(..., size)` -> `(..., vocabulary)`."""
-        return functional.linear(states, self.output_weight, self.output_bias)
+        return linear(states, self.output_weight, self.output_bias)
 
     def loss(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -74,23 +74,36 @@ class TransformerSettings:
 class TransformerState:
     """For each layer the prepared memory and the cache of what is written.
 
-    `written` is how much that is, `width` how many rows of the batch share one memory.
+    `written` is how much that is, `width` how many rows of the batch continue one source and share its memory. Where
+    the mechanism does not ask how far a key is from a query, these share one cache, too, in which their places lie
+    side by side; nothing is copied when a beam turns to another continuation, and `ancestors` tells which places are a
+    row's own past.
+
+    *Shape*: ancestors boolean `(sentences, width, places)`, or None where every row has a cache of its own.
     """
 
     memories: tuple[Memory, ...]
     caches: tuple[Cache | None, ...]
+    ancestors: Tensor | None = None
     written: int = 0
     width: int = 1
 
     def select(self, rows: Tensor) -> TransformerState:
         """Reorder, repeat or drop rows of the batch, as `State.select`."""
-        flat = rows.flatten()
-        caches = tuple(None if cache is None else cache.select(flat) for cache in self.caches)
-        memories = self.memories
-        batch = memories[0].key.shape[0] * self.width
-        if (sentences := sentences_to_select(rows, batch, self.width)) is not None:
+        memories, caches, ancestors = self.memories, self.caches, self.ancestors
+        sentences = sentences_to_select(rows, memories[0].key.shape[0] * self.width, self.width)
+        if sentences is not None:
             memories = tuple(memory.select(sentences) for memory in memories)
-        return TransformerState(memories, caches, self.written, rows.shape[1] if rows.ndim == 2 else 1)
+        if ancestors is None:
+            flat = rows.flatten()
+            caches = tuple(None if cache is None else cache.select(flat) for cache in caches)
+        else:
+            if sentences is not None:
+                caches = tuple(None if cache is None else cache.select(sentences) for cache in caches)
+            grouped = rows if rows.ndim == 2 else rows[:, None]
+            ancestors = ancestors.flatten(0, 1)[grouped]
+        width = rows.shape[1] if rows.ndim == 2 else 1
+        return TransformerState(memories, caches, ancestors, self.written, width)
 
 
 class TransformerSeq2Seq(SequenceToSequence[TransformerState]):
@@ -134,6 +147,9 @@ class TransformerSeq2Seq(SequenceToSequence[TransformerState]):
         self.encoder_norm = nn.LayerNorm(settings.size) if settings.pre_norm else nn.Identity()
         self.decoder_norm = nn.LayerNorm(settings.size) if settings.pre_norm else nn.Identity()
         self.dropout = Dropout(settings.dropout)
+        own = Mechanism.parse(settings.attention)
+        self.placeless = own.over_memory() is own
+        """Whether keys may lie in any order."""
         for module in (*self.encoder.modules(), *self.decoder.modules()):
             # Queries, keys and values may lie in one matrix, but each is a projection of its own.
             packed: Mapping[str, int] = getattr(module, "packed", {})
@@ -161,35 +177,57 @@ class TransformerSeq2Seq(SequenceToSequence[TransformerState]):
         memories = tuple(
             cast(TransformerDecoderLayer, layer).prepare(memory, source_lengths) for layer in self.decoder
         )
-        return TransformerState(memories, (None,) * len(memories))
+        ancestors = None
+        if self.placeless:
+            ancestors = torch.ones(source.shape[0], 1, 0, dtype=torch.bool, device=source.device)
+        return TransformerState(memories, (None,) * len(memories), ancestors)
 
     def _decode(
-        self, tokens: Tensor, state: TransformerState, looking: int
+        self,
+        embedded: Tensor,
+        state: TransformerState,
+        looking: int = 0,
+        ancestors: Tensor | None = None,
     ) -> tuple[Tensor, TransformerState, list[Tensor]]:
-        """Also return the weights of the last `looking` layers."""
-        places = self.positions(state.written, tokens.shape[1])
-        sequence = self.dropout(self.embeddings.read_target(tokens) + places)
+        """Go through all layers; also return the weights of the last `looking` ones.
+
+        *Shape*: embedded `(rows, places, size)`, or, with ancestors `(sentences, width, places)`, the row a place
+        `(sentences, width, size)`.
+        """
+        sequence = self.dropout(embedded)
+        mask = None if ancestors is None else ancestors[:, None]
+        width = state.width if ancestors is None else 1
         caches, seen = [], []
         silent = len(self.decoder) - looking
         for number, (layer, memory, before) in enumerate(
             zip(self.decoder, state.memories, state.caches, strict=True)
         ):
             sequence, weights, cache = layer(
-                sequence, memory, before, width=state.width, return_weights=number >= silent
+                sequence, memory, before, mask=mask, width=width, return_weights=number >= silent
             )
             caches.append(cache)
             if weights is not None:
                 seen.append(weights)
-        after = TransformerState(state.memories, tuple(caches), state.written + tokens.shape[1], state.width)
+        written = state.written + (embedded.shape[1] if ancestors is None else 1)
+        after = replace(state, caches=tuple(caches), ancestors=ancestors, written=written)
         return self.decoder_norm(sequence), after, seen
 
     def forward(self, source: Tensor, source_lengths: Tensor, target_input: Tensor) -> Tensor:
-        return self._decode(target_input, self.encode(source, source_lengths), 0)[0]
+        embedded = self.embeddings.read_target(target_input) + self.positions(0, target_input.shape[1])
+        return self._decode(embedded, self.encode(source, source_lengths))[0]
 
     def step(self, tokens: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState, Tensor | None]:
-        states, after, seen = self._decode(tokens[:, None], state, 1)
-        return self.project(states.squeeze(1)), after, seen[-1].mean(1).flatten(0, 1)
+        embedded = self.embeddings.read_target(tokens)[:, None] + self.positions(state.written, 1)
+        ancestors = state.ancestors
+        if ancestors is not None:
+            # The rows of a sentence are new places of its one cache; each sees its own past and itself.
+            itself = torch.eye(state.width, dtype=torch.bool, device=tokens.device)
+            ancestors = torch.cat([ancestors, itself.expand(len(ancestors), -1, -1)], 2)
+            embedded = embedded.view(-1, state.width, embedded.shape[2])
+        states, after, seen = self._decode(embedded, state, 1, ancestors)
+        return self.project(states.flatten(0, 1)), after, seen[-1].mean(1).flatten(0, 1)
 
     def alignment(self, source: Tensor, source_lengths: Tensor, target_input: Tensor) -> Tensor:
-        _, _, seen = self._decode(target_input, self.encode(source, source_lengths), len(self.decoder))
-        return torch.stack(seen, 1)
+        embedded = self.embeddings.read_target(target_input) + self.positions(0, target_input.shape[1])
+        state = self.encode(source, source_lengths)
+        return torch.stack(self._decode(embedded, state, len(self.decoder))[2], 1)

@@ -18,6 +18,12 @@ def _translation() -> type[Task[Any]]:
     return Translation
 
 
+def _sentiment() -> type[Task[Any]]:
+    from regard.tasks.sentiment import Sentiment
+
+    return Sentiment
+
+
 def _question_answering() -> type[Task[Any]]:
     from regard.tasks.question_answering import QuestionAnswering
 
@@ -26,6 +32,7 @@ def _question_answering() -> type[Task[Any]]:
 
 TASKS: dict[str, Callable[[], type[Task[Any]]]] = {
     "translation": _translation,
+    "sentiment": _sentiment,
     "question-answering": _question_answering,
 }
 """Every task by its name, imported when asked for."""

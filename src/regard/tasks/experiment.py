@@ -163,6 +163,7 @@ def train(experiment: Experiment, path: Path, *, quiet: bool = False) -> Result:
     task = kind.learn(experiment.settings, splits["train"])
     task.check(splits)
     model = experiment.build(task)
+    task.begin(model)
     complete = dataclasses.replace(experiment, model=dataclasses.asdict(model.settings))  # type: ignore[call-overload]
     batches = task.batches(splits["train"], experiment.training.max_tokens, experiment.training.seed)
     run = Run.create(path, {**complete.tables(), "fingerprint": _fingerprint(splits["train"])})
@@ -209,6 +210,8 @@ def resume(
         )
     task.check(splits)
     model = experiment.build(task)
+    if not listed(run):
+        task.begin(model)
     batches = task.batches(splits["train"], experiment.training.max_tokens, experiment.training.seed)
     return _fit(task, model, batches, splits, experiment, run, resume=True, quiet=quiet)
 

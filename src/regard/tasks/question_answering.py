@@ -17,6 +17,7 @@ from regard.data.lexicon import Lexicon
 from regard.data.manual import sample_questions
 from regard.data.passages import Questions, Window, passage
 from regard.data.squad import Question, is_squad, question_of, read_questions, read_squad
+from regard.data.word_vectors import read_word_vectors
 from regard.durable import write_file
 from regard.errors import UserError
 from regard.models.extraction import Found, extract
@@ -126,6 +127,17 @@ class QuestionAnswering(Task[Question]):
     def model_sizes(self) -> Mapping[str, int]:
         words, characters = len(self.lexicon.words), len(self.lexicon.characters)
         return {"words": words, "characters": characters, "null_scores": int(self.null)}
+
+    @torch.no_grad()
+    def begin(self, model: nn.Module) -> None:
+        if not self.settings.vectors:
+            return
+        assert isinstance(model, Reader)
+        path, vectors = Path(self.settings.vectors), model.vectors.words
+        found = read_word_vectors(path, self.lexicon.words.ids, vectors.shape[1])
+        for number, vector in found.items():
+            vectors[number] = vector
+        print(f"{path}: vectors of {len(found):,} of {len(self.lexicon.words.ids):,} words", file=sys.stderr)
 
     def while_training(self) -> Self:
         other = self.changed(baseline=False)

@@ -84,7 +84,9 @@ def _result(
 ) -> list[Any]:
     metric = trained[0].task.metric
     numbers = [
-        Headline(_number(metric, one.metrics[metric]), f"{metric.replace('_', ' ')}, {split}", names[0])
+        Headline(
+            _number(trained[0].task, one.metrics[metric]), f"{metric.replace('_', ' ')}, {split}", names[0]
+        )
         for split, one in found[0].items()
     ]
     seconds = [record["seconds"] for record in trained[0].run.records() if "seconds" in record]
@@ -102,8 +104,14 @@ def _result(
     return [*parts, *(f"{kind}: {text}" for kind, text in signatures.items())]
 
 
-def _number(metric: str, value: float) -> str:
-    return f"{100 * value:.1f} %" if metric == "exact_match" else f"{value:.1f}"
+def _number(task: Task[Any], value: float) -> str:
+    return (
+        f"{100 * value:.1f} %"
+        if task.metric in task.shares
+        else f"{value:.1f}"
+        if value > 1
+        else f"{value:.3f}"
+    )
 
 
 def _curves(trained: Sequence[Trained], names: Sequence[str]) -> list[Any]:
@@ -126,7 +134,7 @@ def _by_length(task: Task[Any], names: Sequence[str], found: Sequence[Mapping[st
         groups = by_length(evaluations)
         points = [(sum(row.length for row in group) / len(group), task.quality(group)) for group in groups]
         ranges = None
-        if task.metric == "exact_match":
+        if task.metric in task.shares:
             ranges = [_wilson(share, len(group)) for (_, share), group in zip(points, groups, strict=True)]
         series.append(Series(name, points, ranges))
     note = (

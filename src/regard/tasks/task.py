@@ -73,6 +73,8 @@ class Task(abc.ABC, Generic[Example]):
     """A frozen dataclass of everything about the data, the metric and prediction."""
     models: ClassVar[Sequence[str]]
     """The models it can be built with, by their names in `regard.models.MODELS`, the default first."""
+    shares: ClassVar[Sequence[str]] = ()
+    """The metrics that are the share of right answers, from 0 to 1."""
     answering: ClassVar[Sequence[str]] = ()
     """The settings that only evaluation and prediction use, so that they may be others than in training."""
     settings: Any
@@ -116,6 +118,9 @@ class Task(abc.ABC, Generic[Example]):
     def while_training(self) -> Self:
         """The task that evaluates during training: this one, unless it has a faster way to answer."""
         return self
+
+    def begin(self, model: nn.Module) -> None:
+        """Change a new model's first weights before it is trained, if there is something better to begin with."""
 
     @abc.abstractmethod
     def check(self, splits: Mapping[str, Sequence[Example]]) -> None:

@@ -92,15 +92,14 @@ class TextToText(Task[Pair]):
     def learn(cls, settings: Any, examples: Sequence[Pair]) -> Self:
         sources, targets = [pair.source for pair in examples], [pair.target for pair in examples]
         if settings.shared_vocabulary:
-            both = Vocabulary.train(
-                [*sources, *targets], settings.tokens, settings.vocabulary, settings.lowercase
-            )
+            both = cls.vocabulary_of(settings, [*sources, *targets])
             return cls(settings, both, both)
-        make = [
-            Vocabulary.train(t, settings.tokens, settings.vocabulary, settings.lowercase)
-            for t in (sources, targets)
-        ]
-        return cls(settings, *make)
+        return cls(settings, cls.vocabulary_of(settings, sources), cls.vocabulary_of(settings, targets))
+
+    @classmethod
+    def vocabulary_of(cls, settings: Any, texts: Sequence[str]) -> Vocabulary:
+        """A vocabulary learnt from some texts."""
+        return Vocabulary.train(texts, settings.tokens, settings.vocabulary, settings.lowercase)
 
     @classmethod
     def load(cls, settings: Any, folder: Path) -> Self:
@@ -164,7 +163,7 @@ class TextToText(Task[Pair]):
     def evaluate(self, model: nn.Module, examples: Sequence[Pair]) -> Evaluation:
         sources = [pair.source for pair in examples]
         found = self._search(model, sources, [pair.origin for pair in examples])
-        predicted = [self.target.decode(best[0].tokens) for best in found]
+        predicted = [self.spell(best[0], source) for best, source in zip(found, sources, strict=True)]
         expected = [(pair.target, *pair.others) for pair in examples]
         if self.settings.lowercase:
             predicted = [text.lower() for text in predicted]
@@ -182,27 +181,49 @@ class TextToText(Task[Pair]):
         return self.measure(said, [(row.expected, *row.others) for row in judged])[0][self.metric]
 
     def _search(
-        self, model: nn.Module, texts: Sequence[str], origins: Sequence[str], n_best: int = 1
+        self,
+        model: nn.Module,
+        texts: Sequence[str],
+        origins: Sequence[str],
+        n_best: int = 1,
+        lines: Sequence[int] | None = None,
     ) -> list[list[Hypothesis]]:
+        """The `n_best` answers to each text; with `lines`, their numbers, as prediction is asked for."""
         encoded = self._encoded(self.source, texts, "source", origins)
         device = next(model.parameters()).device
-        beam, penalty = self.settings.beam, self.settings.length_penalty
-
         assert isinstance(model, SequenceToSequence)
 
-        def translate(index: Sequence[int]) -> list[list[Hypothesis]]:
+        def answer(index: Sequence[int]) -> list[list[Hypothesis]]:
             batch = collate([(encoded[place], []) for place in index]).to(device)
-            return search(
-                model, batch.source, batch.source_lengths, beam=beam, length_penalty=penalty, n_best=n_best
+            return self.write(
+                model, batch, n_best, None if lines is None else [lines[place] for place in index]
             )
 
         was_training = model.training
         model.eval()
-        found = in_length_order(
-            [(len(ids), 0) for ids in encoded], max(PREDICTION_TOKENS // beam, 1), translate
-        )
+        lengths = [(len(ids), 0) for ids in encoded]
+        found = in_length_order(lengths, max(PREDICTION_TOKENS // self.settings.beam, 1), answer)
         model.train(was_training)
         return found
+
+    def write(
+        self, model: SequenceToSequence[Any], batch: Batch, n_best: int, lines: Sequence[int] | None
+    ) -> list[list[Hypothesis]]:
+        """The `n_best` answers to each source of a batch; in prediction `lines` are the numbers of the inputs."""
+        beam, penalty = self.settings.beam, self.settings.length_penalty
+        read = model, batch.source, batch.source_lengths
+        return search(*read, beam=beam, length_penalty=penalty, n_best=n_best)
+
+    def allow(self, n_best: int) -> None:
+        """Raise `UserError` where so many answers cannot be given to one input."""
+        if n_best > self.settings.beam:
+            raise UserError(
+                f"the search keeps {self.settings.beam} answers (the beam); {n_best} are asked for"
+            )
+
+    def spell(self, hypothesis: Hypothesis, source: str) -> str:
+        """The text of an answer to a source."""
+        return self.target.decode(hypothesis.tokens)
 
     def predict(
         self,
@@ -213,16 +234,14 @@ class TextToText(Task[Pair]):
         where: str = "the input",
         first: int = 1,
     ) -> list[Answer]:
-        if n_best > self.settings.beam:
-            raise UserError(
-                f"the search keeps {self.settings.beam} answers (the beam); {n_best} are asked for"
-            )
+        self.allow(n_best)
         full = [place for place, text in enumerate(inputs) if text.strip()]
         origins = [f"{where}, line {first + place}" for place in full]
-        found = self._search(model, [inputs[place] for place in full], origins, n_best)
+        lines = [first + place for place in full]
+        found = self._search(model, [inputs[place] for place in full], origins, n_best, lines)
         answers = [Answer("", 0.0)] * len(inputs)
         for place, best in zip(full, found, strict=True):
-            texts = [(self.target.decode(one.tokens), one.score) for one in best]
+            texts = [(self.spell(one, inputs[place]), one.score) for one in best]
             answers[place] = Answer(texts[0][0], texts[0][1], texts)
         return answers
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from regard.data import Pair, read_pairs, sample_dates
+from regard.data import UNK, Batch, Pair, Vocabulary, read_pairs, sample_dates
+from regard.data.vocabulary import check_placeholders
 from regard.errors import UserError
+from regard.models import Hypothesis, SequenceToSequence, sample, search
 from regard.tasks.task import Tables
 from regard.tasks.text_metrics import measure_texts, require_tokenizer
 from regard.tasks.text_to_text import TextToText
@@ -54,11 +56,31 @@ class TranslationSettings:
     """The width of the search when predicting; 1 is greedy."""
     length_penalty: float = 0.6
     """The exponent of the length penalty of Wu et al. 2016; more than 0 favours longer translations."""
+    temperature: float = 0.0
+    """In prediction: 0 searches; more draws each token by chance, the further from the best the higher."""
+    top_k: int = 0
+    """Draw among so many of the best tokens only; 0 is all."""
+    top_p: float = 1.0
+    """Draw among the best tokens that together have this probability only."""
+    seed: int = 0
+    """Another number draws other translations."""
+    prefix: str = ""
+    """In prediction: how every translation begins."""
+    replace_unknown: bool = False
+    """Write for an unknown token what the model looked at most, instead of "�"."""
+    placeholders: tuple[str, ...] = ()
+    """Words that are one token wherever they stand, and never changed: ["<url>", "__name__"]."""
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "max_length", "evaluate_examples", "beam"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; at least 1 is expected")
+        for name in ("temperature", "top_k", "seed"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{name} is {getattr(self, name)}; at least 0 is expected")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}; a number above 0 and at most 1 is expected")
+        check_placeholders(self.placeholders)
         if not math.isfinite(self.length_penalty):
             raise UserError(f"length_penalty is {self.length_penalty}; a finite number is expected")
         require_tokenizer(self.bleu_tokenizer)
@@ -82,6 +104,11 @@ class Translation(TextToText):
         "a directory with train.en and train.de (or train/, valid/, test/), a tab-separated file, or two parallel files"
     )
     Settings: ClassVar[type[Any]] = TranslationSettings
+    shares: ClassVar[Sequence[str]] = ("exact_match",)
+    answering: ClassVar[Sequence[str]] = (
+        *TextToText.answering,
+        *("temperature", "top_k", "top_p", "seed", "prefix", "replace_unknown"),
+    )
     settings: TranslationSettings
 
     @classmethod
@@ -137,6 +164,43 @@ class Translation(TextToText):
             *splits["valid"],
         ]  # files have no parts of their own: judge every line, in order
         return {"all": sorted(both, key=lambda pair: int(pair.origin.rpartition(":")[2]))}
+
+    @classmethod
+    def vocabulary_of(cls, settings: TranslationSettings, texts: Sequence[str]) -> Vocabulary:
+        how = settings.tokens, settings.vocabulary, settings.lowercase, settings.placeholders
+        return Vocabulary.train(texts, *how)
+
+    def write(
+        self, model: SequenceToSequence[Any], batch: Batch, n_best: int, lines: Sequence[int] | None
+    ) -> list[list[Hypothesis]]:
+        how, read = self.settings, (model, batch.source, batch.source_lengths)
+        if lines is None:
+            return super().write(model, batch, n_best, lines)
+        prefix = [self.target.encode(how.prefix) if how.prefix else []] * len(batch.index)
+        if how.temperature == 0:
+            penalty = how.length_penalty
+            return search(*read, beam=how.beam, length_penalty=penalty, n_best=n_best, prefix=prefix)
+        return sample(
+            *read,
+            seeds=[(how.seed << 32) + line for line in lines],
+            count=n_best,
+            temperature=how.temperature,
+            top_k=how.top_k,
+            top_p=how.top_p,
+            prefix=prefix,
+        )
+
+    def allow(self, n_best: int) -> None:
+        if self.settings.temperature == 0:
+            super().allow(n_best)
+
+    def spell(self, hypothesis: Hypothesis, source: str) -> str:
+        tokens, weights = hypothesis.tokens, hypothesis.weights
+        if not self.settings.replace_unknown or weights is None or UNK not in tokens:
+            return self.target.decode(tokens)
+        parts, looked = self.source.parts(source), weights.argmax(1).tolist()
+        unknown = [parts[place] for token, place in zip(tokens, looked, strict=False) if token == UNK]
+        return self.target.decode(tokens, unknown)
 
     @property
     def metric(self) -> str:

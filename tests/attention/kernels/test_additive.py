@@ -10,7 +10,7 @@ from torch import Tensor
 import regard
 from regard import masks
 from regard.attention.backends import additive
-from regard.attention.kernels import cpu, operators, plain
+from regard.attention.kernels import layout, operators, plain
 from regard.attention.mechanism import normalizer_named
 from regard.attention.normalizers import Softmax
 
@@ -149,9 +149,11 @@ def test_one_outlying_key_or_query_changes_no_other_score(scale: float, dtype: t
 def test_the_ways_are_taken() -> None:
     """What the tests above mean to meet is there to be met."""
     query, key, net = torch.rand(1, 1, 9, 4), torch.rand(1, 1, 9, 4), torch.ones(1, 4)
-    codes = {cpu.Layout.of(query * scale, key * scale, net, "additive").score for scale in (0.1, 1.0, 100.0)}
+    codes = {
+        layout.Layout.of(query * scale, key * scale, net, "additive", by_row=False).score
+        for scale in (0.1, 1.0, 100.0)
+    }
     assert len(codes) == 3
-    assert cpu.Layout.of(query[..., :FEW, :], key, net, "additive").by_row
 
 
 @pytest.mark.parametrize("query_len", [FEW, 40])

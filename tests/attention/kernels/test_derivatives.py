@@ -19,6 +19,7 @@ SCORES = ["product", "distance", "additive"]
 SPARSE = ["sparsemax", "entmax15", "entmax-1.3", "top-3"]
 PAIRS = [
     *(("sparse", score, name) for score in SCORES for name in [*SPARSE, "hardmax"]),
+    *(("dense", score, name) for score in SCORES for name in ("softmax", "sigmoid")),
     *(("additive", "additive", name) for name in ("softmax", "sigmoid", "sparsemax", "sink", "top-3")),
 ]
 
@@ -125,7 +126,9 @@ def test_gradients_of_some_of_the_tensors_and_ends(backend: str, score: str, nam
 
 def test_one_tensor_in_every_role() -> None:
     x = normal(1, 2, 9, 4).requires_grad_()
-    for backend, settings_ in (("sparse", {"normalizer": "sparsemax"}), ("additive", {"score": "additive"})):
+    for backend, settings_ in (
+        ("sparse", {"normalizer": "sparsemax"}), ("dense", {}), ("additive", {"score": "additive"}),
+    ):  # fmt: skip
 
         def run(x: Tensor, backend: str = backend, settings_: Any = settings_) -> Any:
             return regard.attend(x, x, x, backend=backend, **settings_)
@@ -192,7 +195,9 @@ def test_batches_of_gradients(backend: str, score: str, name: str) -> None:
 
 def test_transforms_are_refused_by_name() -> None:
     x = normal(1, 2, 9, 4)
-    for backend, settings_ in (("sparse", {"normalizer": "sparsemax"}), ("additive", {"score": "additive"})):
+    for backend, settings_ in (
+        ("sparse", {"normalizer": "sparsemax"}), ("dense", {}), ("additive", {"score": "additive"}),
+    ):  # fmt: skip
 
         def run(x: Tensor, backend: str = backend, settings_: Any = settings_) -> Any:
             call = AttentionCall.of(x, x, x, **settings_)

@@ -24,6 +24,8 @@ FUSED = [
     ("sparse", "entmax-1.3"),
     ("sparse", "top-3"),
     ("sparse", "hardmax"),
+    ("dense", "softmax"),
+    ("dense", "sigmoid"),
     ("additive", "softmax"),
     ("additive", "sparsemax"),
 ]
@@ -97,7 +99,9 @@ def ask(backend: str, name: str, query_len: int, key_len: int, mask: Any = None,
 @pytest.mark.parametrize("name", list(RANGED))
 def test_ranges_hide_what_the_mask_hides(name: str, backend: str, normalizer: str) -> None:
     for query_len, key_len in ((5, 5), (3, 37), (37, 3), (40, 40)):
-        judge(ask(backend, normalizer, query_len, key_len, RANGED[name]), torch.float64, backend)
+        # A query that sees one key has a gradient that is nothing but rounding.
+        call = ask(backend, normalizer, query_len, key_len, RANGED[name])
+        judge(call, torch.float64, backend, floor=0.1)
 
 
 SHAPES = [
@@ -110,7 +114,7 @@ SHAPES = [
 def test_tensors_of_every_shape_that_broadcasts(shape: tuple[int, ...]) -> None:
     shown = normal(*shape, seed=5) > -0.3
     bias = normal(*shape, seed=6)
-    for backend, name in FUSED[1:5]:
+    for backend, name in FUSED[1:7]:
         judge(ask(backend, name, 9, 13, shown), torch.float64, backend)
         for mask in (shown, masks.causal()):
             # What is added to all keys of a query has a gradient that is nothing but rounding.
@@ -118,7 +122,7 @@ def test_tensors_of_every_shape_that_broadcasts(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("axes", [2, 3, 4, 5])
-@pytest.mark.parametrize(("backend", "name"), FUSED[:1] + FUSED[-1:])
+@pytest.mark.parametrize(("backend", "name"), FUSED[:1] + FUSED[-3:])
 def test_any_number_of_axes(backend: str, name: str, axes: int) -> None:
     leading = {2: (), 3: (2,), 4: (3, 2), 5: (2, 3, 2)}[axes]
     query, key, value = (normal(*leading, n, 6, seed=n) for n in (5, 7, 8))
@@ -137,8 +141,10 @@ def test_any_number_of_axes(backend: str, name: str, axes: int) -> None:
 @pytest.mark.parametrize("junk", [1e6, 1e30, torch.nan, torch.inf])
 def test_changing_a_hidden_key_changes_nothing(backend: str, name: str, junk: float) -> None:
     """Output, weights and every gradient; on `sparse` whatever the key and its value are, NaN among it."""
-    if backend == "additive" and not junk < torch.inf:
-        pytest.skip("PyTorch's operations multiply a hidden value with zero, which is no number here")
+    if backend != "sparse" and not junk < torch.inf:
+        pytest.skip(
+            "where every key has a weight, a hidden value is multiplied with zero, which is no number here"
+        )
     lengths = torch.tensor([4, 33, 17])
     hidden = torch.arange(33) >= lengths[:, None, None]
     for query_len in (3, 33):
@@ -151,7 +157,7 @@ def test_changing_a_hidden_key_changes_nothing(backend: str, name: str, junk: fl
             one, two = (everything(c, c.attend(backend=backend, return_weights=True)) for c in (clean, dirty))
             for what in one:
                 # (A large number makes additive scores take another way, whose rounding is another.)
-                tolerance = 0.0 if backend == "sparse" else 1e-12
+                tolerance = 1e-12 if backend == "additive" else 0.0
                 torch.testing.assert_close(two[what], one[what], atol=tolerance, rtol=tolerance)
             assert not two["gradient of key"][hidden.expand(3, 2, 33)].any()
             assert not two["gradient of value"][hidden.expand(3, 2, 33)].any()

@@ -102,9 +102,10 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
         "attention",
         {"score": "additive", "normalizer": "entmax15", "return_weights": True},
     ),
-    "additive softmax": ("additive_scores", {"score": "additive", "mask": masks.causal()}),
+    "additive softmax": ("attention", {"score": "additive", "mask": masks.causal()}),
+    "additive relu": ("additive_scores", {"score": "additive", "normalizer": "relu"}),
     "additive sigmoid": (
-        "additive_scores",
+        "attention",
         {"score": "additive", "normalizer": "sigmoid", "return_weights": True},
     ),
     "dilated and biased": (
@@ -151,7 +152,7 @@ def test_compiled_graphs_have_the_operator(name: str) -> None:
     assert any(f"regard.{operator}" in target for target in graphs[0]), graphs[0]
 
 
-@pytest.mark.parametrize("name", ["causal entmax", "additive softmax", "dilated and biased"])
+@pytest.mark.parametrize("name", ["causal entmax", "additive softmax", "additive relu", "dilated and biased"])
 def test_the_backward_graph_has_its_operator(name: str) -> None:
     from torch._dynamo.backends.common import aot_autograd
 
@@ -200,7 +201,11 @@ class Layer(nn.Module):
 
 @pytest.mark.parametrize(
     ("mechanism", "operator"),
-    [("scaled_dot/sparsemax/causal", "attention"), ("additive/softmax/window-2", "additive_scores")],
+    [
+        ("scaled_dot/sparsemax/causal", "attention"),
+        ("additive/softmax/window-2", "attention"),
+        ("additive/relu/window-2", "additive_scores"),
+    ],
 )
 def test_exported_programs_have_it_and_onnx_has_not(mechanism: str, operator: str, tmp_path: Path) -> None:
     layer = Layer(mechanism).eval()

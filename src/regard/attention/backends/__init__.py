@@ -6,14 +6,15 @@ of its own, make it say what it cannot run, and list it in `BACKENDS` before `bl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
 
-from regard.attention.backends import additive, blockwise, edges, flex, packed, sdpa, sparse
+from regard.attention.backends import additive, blockwise, dense, edges, flex, packed, sdpa, sparse
 from regard.attention.call import AttentionCall
 
-__all__ = ["BACKENDS", "Backend", "choose"]
+__all__ = ["BACKENDS", "Backend", "choose", "refused"]
 
 
 class Backend(Protocol):
@@ -48,6 +49,7 @@ BACKENDS: dict[str, Backend] = {
     "edges": edges,  # type: ignore[dict-item]
     "flex": flex,  # type: ignore[dict-item]
     "sdpa": sdpa,  # type: ignore[dict-item]
+    "dense": dense,  # type: ignore[dict-item]
     "sparse": sparse,  # type: ignore[dict-item]
     "additive": additive,  # type: ignore[dict-item]
     "blockwise": blockwise,  # type: ignore[dict-item]
@@ -55,11 +57,21 @@ BACKENDS: dict[str, Backend] = {
 """Every backend by its name, the preferred first."""
 
 
+YIELDS: dict[str, Callable[[AttentionCall], list[str]]] = {"sdpa": sdpa.yields, "dense": dense.yields}
+"""Which backends leave calls that they could run to a later one, and why they leave a call."""
+
+
+def refused(call: AttentionCall, name: str) -> list[str]:
+    """Why a call that names no backend is not run by this one: it cannot, or a later one is better at it."""
+    reasons = BACKENDS[name].unsupported(call)
+    return YIELDS[name](call) if not reasons and name in YIELDS else reasons
+
+
 def choose(call: AttentionCall, backend: str | None = None) -> str:
     """The first backend that supports the call, or the one asked for; `ValueError` where that cannot run it."""
     if backend is None:
-        for name, one in BACKENDS.items():
-            if not one.unsupported(call):
+        for name in BACKENDS:
+            if not refused(call, name):
                 return name
     elif backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")

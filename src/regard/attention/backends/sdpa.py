@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from regard.attention.backends import blockwise
+from regard.attention.backends import blockwise, dense
 from regard.attention.biases import Dense as DenseBias
 from regard.attention.call import AttentionCall, transforming, unaltered
 from regard.attention.masks import Causal, Dense
@@ -19,6 +19,8 @@ from regard.attention.picture import count
 from regard.attention.scores import ScaledDot
 from regard.attention.scores.score import for_each_head
 
+FEWEST = 2**20
+"""With fewer pairs, in all heads, the time that another kernel would save is not worth loading it."""
 LARGEST_MASK = 2**22
 """The most elements of a mask or bias that this backend writes out; those given as tensors may have any size."""
 
@@ -42,6 +44,16 @@ def unsupported(call: AttentionCall) -> list[str]:
     if call.transformed and not torch.compiler.is_compiling():
         reasons.append("PyTorch's fused kernels have no function transforms and no forward-mode derivative")
     return reasons
+
+
+def yields(call: AttentionCall) -> list[str]:
+    query = call.query
+    # (A compiler's graph is for all lengths: it would be bound to one side of the limit.)
+    if query.device.type != "cpu" or torch.compiler.is_compiling():
+        return []
+    if query.shape[-2] <= dense.FEW or pairs(call) < FEWEST:
+        return []
+    return [] if dense.unsupported(call) else [f"on the CPU 'dense' takes less time from {FEWEST:,} pairs on"]
 
 
 def cost(call: AttentionCall) -> str:

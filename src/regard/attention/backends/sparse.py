@@ -25,20 +25,25 @@ LARGEST_PICTURE = 2**22
 
 SCORES = frozenset(("product", "distance", "additive"))
 SPARSE = frozenset(("entmax", "top", "hardmax"))
-NORMALIZERS = {"cpu": SPARSE, "cuda": SPARSE | {"softmax", "sigmoid"}}
-"""The normalisers of each device's kernel."""
 
 
 def unsupported(call: AttentionCall) -> list[str]:
+    reasons = without_kernel(call, SPARSE, SCORES)
+    kernel = call.normalizer.kernel
+    if kernel is not None and kernel[0] == "entmax" and not 1.15 <= kernel[1] <= 2.0:
+        reasons.append("the kernel of entmax wants an alpha from 1.15 to 2")
+    return reasons
+
+
+def without_kernel(call: AttentionCall, normalizers: frozenset[str], scores: frozenset[str]) -> list[str]:
+    """Why no kernel for these scores and normalisers, by the names that kernels have for them, can run a call."""
     reasons = []
-    if call.score.kernel not in SCORES:
+    if call.score.kernel not in scores:
         reasons.append(f"there is no kernel for the score {call.score.spelling!r}")
     kernel = call.normalizer.kernel
     device = call.query.device.type
-    if kernel is None or kernel[0] not in NORMALIZERS.get(device, SPARSE):
+    if kernel is None or kernel[0] not in normalizers:
         reasons.append(f"there is no kernel for the normalizer {call.normalizer.spelling!r}")
-    elif kernel[0] == "entmax" and not 1.15 <= kernel[1] <= 2.0:
-        reasons.append("the kernel of entmax wants an alpha from 1.15 to 2")
     if not (call.query.numel() and call.key.numel() and call.value.numel()):
         reasons.append("query, key or value is empty")
     if call.transformed and not torch.compiler.is_compiling():

@@ -13,7 +13,7 @@ from regard.attention.kernels.panels import additive_slopes, plain_additive_slop
 from regard.attention.kernels.source import STAMP, compiled
 from regard.attention.kernels.supports import additive_to_key, additive_to_queries
 from regard.attention.kernels.tile import EXPONENTIAL, FAST, INT, SMALL, fill_tile
-from regard.attention.kernels.vectors import fetch_add, get, lane_sum, put
+from regard.attention.kernels.vectors import fetch_add, get, lane_sum, put, take
 
 __all__ = ["few_slopes", "scores", "slopes"]
 
@@ -22,31 +22,10 @@ __all__ = ["few_slopes", "scores", "slopes"]
 def score_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     thread = fetch_add(arguments)
     tasks = get(arguments, 2, INT)
-    a = arguments + 24
-    query, key, weight, output, scratch, scratch_size = (
-        get(a, 0, INT),
-        get(a, 1, INT),
-        get(a, 2, INT),
-        get(a, 3, INT),
-        get(a, 4, INT),
-        get(a, 5, INT),
-    )
-    heads, key_heads, query_len, key_len, size = (
-        get(a, 6, INT),
-        get(a, 7, INT),
-        get(a, 8, INT),
-        get(a, 9, INT),
-        get(a, 10, INT),
-    )
-    score, by_row, rows, stride, item, panel, weight_stride = (
-        get(a, 11, INT),
-        get(a, 12, INT),
-        get(a, 13, INT),
-        get(a, 14, INT),
-        get(a, 15, INT),
-        get(a, 16, INT),
-        get(a, 17, INT),
-    )
+    (
+        query, key, weight, output, scratch, scratch_size, heads, key_heads, query_len, key_len, size,
+        score, by_row, rows, stride, item, panel, weight_stride,
+    ) = take(arguments + 24, 18)  # fmt: skip
     blocks = -(-query_len // rows)
     block = scratch + thread * scratch_size * item
     tile = block + rows * size * item
@@ -80,25 +59,10 @@ def score_tasks(arguments, zero):  # type: ignore[no-untyped-def]
 def slope_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     thread = fetch_add(arguments)
     tasks = get(arguments, 2, INT)
-    a = arguments + 24
-    query, key, grad, weight = get(a, 0, INT), get(a, 1, INT), get(a, 2, INT), get(a, 3, INT)
-    grad_query, grad_key, grad_weight = get(a, 4, INT), get(a, 5, INT), get(a, 6, INT)
-    scratch, scratch_size = get(a, 7, INT), get(a, 8, INT)
-    heads, key_heads, query_len, key_len, size, weight_size = (
-        get(a, 9, INT),
-        get(a, 10, INT),
-        get(a, 11, INT),
-        get(a, 12, INT),
-        get(a, 13, INT),
-        get(a, 14, INT),
-    )
-    score, item, panel, weight_stride, chunks = (
-        get(a, 15, INT),
-        get(a, 16, INT),
-        get(a, 17, INT),
-        get(a, 18, INT),
-        get(a, 19, INT),
-    )
+    (
+        query, key, grad, weight, grad_query, grad_key, grad_weight, scratch, scratch_size, heads,
+        key_heads, query_len, key_len, size, weight_size, score, item, panel, weight_stride, chunks,
+    ) = take(arguments + 24, 20)  # fmt: skip
     panels = -(-key_len // panel)
     stride = panels * panel
     lanes = WIDTH // item
@@ -159,22 +123,10 @@ def slope_tasks(arguments, zero):  # type: ignore[no-untyped-def]
 def few_slope_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     thread = fetch_add(arguments)
     tasks = get(arguments, 2, INT)
-    a = arguments + 24
-    query, key, grad, weight, places = (
-        get(a, 0, INT),
-        get(a, 1, INT),
-        get(a, 2, INT),
-        get(a, 3, INT),
-        get(a, 4, INT),
-    )
-    grad_query, grad_key, grad_weight, scratch = (
-        get(a, 5, INT),
-        get(a, 6, INT),
-        get(a, 7, INT),
-        get(a, 8, INT),
-    )
-    heads, key_heads, query_len = get(a, 9, INT), get(a, 10, INT), get(a, 11, INT)
-    key_len, size, item, weight_stride = get(a, 12, INT), get(a, 13, INT), get(a, 14, INT), get(a, 15, INT)
+    (
+        query, key, grad, weight, places, grad_query, grad_key, grad_weight, scratch, heads, key_heads,
+        query_len, key_len, size, item, weight_stride,
+    ) = take(arguments + 24, 16)  # fmt: skip
     group = heads // key_heads
     sums = scratch + thread * 2 * size * item
 

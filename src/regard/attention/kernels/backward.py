@@ -18,7 +18,7 @@ from regard.attention.kernels.forward import ENTMAX, TOP, kept_share
 from regard.attention.kernels.source import STAMP, compiled
 from regard.attention.kernels.supports import additive_to_key, additive_to_queries, dots, sum_rows
 from regard.attention.kernels.tile import DISTANCE, FAST, INT, INT32, PRODUCT
-from regard.attention.kernels.vectors import add_scaled, fetch_add, get, like, put
+from regard.attention.kernels.vectors import add_scaled, fetch_add, get, like, put, take
 
 __all__ = ["backward_keys", "backward_queries"]
 
@@ -61,16 +61,11 @@ def through_normalizer(normalizer, parameter, weights, slopes, count, zero):  # 
 def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     thread = fetch_add(arguments)
     tasks = get(arguments, 2, INT)
-    a = arguments + 24
-    query, key, value, weight = get(a, 0, INT), get(a, 1, INT), get(a, 2, INT), get(a, 3, INT)
-    grad_output, grad_weights = get(a, 4, INT), get(a, 5, INT)
-    counts, index, kept, slopes = get(a, 6, INT), get(a, 7, INT), get(a, 8, INT), get(a, 9, INT)
-    grad_query, grad_weight, grad_bias = get(a, 10, INT), get(a, 11, INT), get(a, 12, INT)
-    scratch, numbers = get(a, 13, INT), get(a, 14, INT)
-    heads, key_heads, query_len, key_len = get(a, 15, INT), get(a, 16, INT), get(a, 17, INT), get(a, 18, INT)
-    size, value_size, score, normalizer = get(a, 19, INT), get(a, 20, INT), get(a, 21, INT), get(a, 22, INT)
-    rows, share, item, weight_stride = get(a, 23, INT), get(a, 24, INT), get(a, 25, INT), get(a, 26, INT)
-    seed, first_row, all_rows = get(a, 27, INT), get(a, 28, INT), get(a, 29, INT)
+    (
+        query, key, value, weight, grad_output, grad_weights, counts, index, kept, slopes, grad_query,
+        grad_weight, grad_bias, scratch, numbers, heads, key_heads, query_len, key_len, size, value_size,
+        score, normalizer, rows, share, item, weight_stride, seed, first_row, all_rows,
+    ) = take(arguments + 24, 30)  # fmt: skip
     parameter, dropout, scale = get(numbers, 0, 0.0), get(numbers, 1, 0.0), get(numbers, 2, 0.0)
     blocks = -(-query_len // rows)
     sums = scratch + thread * 2 * size * item
@@ -148,14 +143,11 @@ def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
 def key_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     fetch_add(arguments)
     tasks = get(arguments, 2, INT)
-    a = arguments + 24
-    query, key, weight, grad_output = get(a, 0, INT), get(a, 1, INT), get(a, 2, INT), get(a, 3, INT)
-    counts, index, kept, slopes = get(a, 4, INT), get(a, 5, INT), get(a, 6, INT), get(a, 7, INT)
-    grad_key, grad_value, numbers = get(a, 8, INT), get(a, 9, INT), get(a, 10, INT)
-    heads, key_heads, query_len, key_len = get(a, 11, INT), get(a, 12, INT), get(a, 13, INT), get(a, 14, INT)
-    size, value_size, score, chunks = get(a, 15, INT), get(a, 16, INT), get(a, 17, INT), get(a, 18, INT)
-    rows, share, item, weight_stride = get(a, 19, INT), get(a, 20, INT), get(a, 21, INT), get(a, 22, INT)
-    seed, first_row, all_rows = get(a, 23, INT), get(a, 24, INT), get(a, 25, INT)
+    (
+        query, key, weight, grad_output, counts, index, kept, slopes, grad_key, grad_value, numbers, heads,
+        key_heads, query_len, key_len, size, value_size, score, chunks, rows, share, item, weight_stride,
+        seed, first_row, all_rows,
+    ) = take(arguments + 24, 26)  # fmt: skip
     dropout = get(numbers, 1, 0.0)
     blocks = -(-query_len // rows)
     group = heads // key_heads

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from regard.attention.kernels import additive, backward, forward, tile
+from regard.attention.kernels import additive, backward, dense_cpu, forward, tile
 from regard.attention.kernels.emit import ROWS, WIDTH
+from regard.attention.kernels.layout import SCORES, Layout, addresses, rows_of, strides_of
 from regard.attention.kernels.settings import Settings, kept_keys
 from regard.attention.kernels.threads import in_threads, threads
 
@@ -21,16 +20,11 @@ __all__ = ["additive_scores", "additive_scores_backward", "attention", "attentio
 
 TILE_BYTES = 2**18
 """How much the scores of a block of queries may take: they and the keys are to stay in a core's own cache."""
-LARGEST = {4: 43.0, 8: 350.0}
-"""Queries and keys of an additive score up to here have a finite e^2x that is not zero."""
-SMALL = 0.25
-"""Up to here their sum is in the range of the polynomial that is exact near zero, too."""
 AGAIN_BYTES = 2**24
 """How much a support that is found again in the backward pass may take."""
 FEW = {"product": 16, "distance": 16, "additive": 4}
 """Up to so many queries, keys are read as they are: to put them into panels would take longer than the scores."""
 
-SCORES = {"product": tile.PRODUCT, "distance": tile.DISTANCE, "additive": tile.ADDITIVE}
 NORMALIZERS = {"entmax": forward.ENTMAX, "top": forward.TOP, "hardmax": forward.HARDMAX}
 
 
@@ -42,77 +36,20 @@ def rows(query_len: int, key_len: int, item: int, score: str) -> int:
     return min(max(fit, ROWS), 4 * ROWS, tile.padded_rows(query_len))
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Queries and keys as the kernel of their score reads them.
-
-    *Shape:* query `(batch, heads, query_len, channels)`; key `(batch, key_heads, key_len, channels)` by row, otherwise
-    `(batch, key_heads, panels, channels, panel)`; weight `(heads or 1, ...)`, empty where the score has none.
-    """
-
-    query: Tensor
-    key: Tensor
-    weight: Tensor
-    score: int
-    by_row: bool
-    panel: int
-    panels: int
-
-    @classmethod
-    def of(cls, query: Tensor, key: Tensor, weight: Tensor | None, score: str) -> Layout:
-        item = query.element_size()
-        panel = tile.panel_keys(item)
-        panels = -(-key.shape[-2] // panel)
-        code, own = SCORES[score], query.new_empty(0) if weight is None else weight.contiguous()
-        if query.shape[-2] <= FEW[score]:
-            return cls(query.contiguous(), _rows_of(key), own, code, True, panel, panels)
-        if weight is not None:
-            largest = _largest(query, key)
-            if largest <= SMALL and item == 4:
-                code = tile.SMALL
-            elif largest <= LARGEST[item]:
-                code = tile.EXPONENTIAL
-                # In double precision: of the error of tanh most is that of these, and of them there are few.
-                query, key = ((2 * t.double()).exp_().to(t.dtype) for t in (query, key))
-        key = pad(key, (0, 0, 0, panels * panel - key.shape[-2]))
-        key = key.unflatten(-2, (panels, panel)).transpose(-1, -2)
-        return cls(query.contiguous(), key.contiguous(), own.contiguous(), code, False, panel, panels)
-
-    @property
-    def key_strides(self) -> list[int]:
-        """From one batch element, head and key to the next. (Keys of a panel are not apart by rows.)"""
-        return list(self.key.stride()[:3])
-
-    @property
-    def weight_stride(self) -> int:
-        return self.weight[0].numel() if len(self.weight) > 1 else 0
-
-
-def _rows_of(tensor: Tensor) -> Tensor:
-    """The same, with the numbers of a row side by side: a part of a cache is read where it lies."""
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
-
-
-def _largest(*tensors: Tensor) -> float:
-    """The largest magnitude; not a number where one is none."""
-    found = [float(torch.linalg.vector_norm(t, torch.inf)) if t.numel() else 0.0 for t in tensors]
-    return max(found) if all(one == one for one in found) else math.nan
-
-
 def additive_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
     """`weight . tanh(query + key)`. *Shape:* `(batch, heads, query_len, key_len)`."""
     batch, heads, query_len, _ = query.shape
     key_heads, key_len = key.shape[1], key.shape[-2]
-    layout = Layout.of(query, key.contiguous(), weight, "additive")
+    layout = Layout.of(query, key.contiguous(), weight, "additive", query_len <= FEW["additive"])
     item, size = query.element_size(), layout.query.shape[-1]
-    height, stride = rows(query_len, key_len, item, "additive"), _stride(layout)
+    height, stride = rows(query_len, key_len, item, "additive"), layout.stride
     scratch_size = height * size + height * stride
     scratch = query.new_empty(threads() * scratch_size + WIDTH)
     output = query.new_empty(batch, heads, query_len, key_len)
     in_threads(
         additive.scores(item),
         [
-            *_addresses(layout.query, layout.key, layout.weight, output, scratch), scratch_size,
+            *addresses(layout.query, layout.key, layout.weight, output, scratch), scratch_size,
             heads, key_heads, query_len, key_len, size,
             layout.score, layout.by_row, height, stride, item, layout.panel, layout.weight_stride,
         ],
@@ -140,13 +77,13 @@ def additive_scores_backward(
         in_threads(
             additive.few_slopes(item),
             [
-                *_addresses(query, key, grad, own, places, grad_query, grad_key, grad_weight, scratch),
+                *addresses(query, key, grad, own, places, grad_query, grad_key, grad_weight, scratch),
                 heads, key_heads, query_len, key_len, channels, item, stride,
             ],
             batch * key_heads,
         )  # fmt: skip
     else:
-        layout = Layout.of(query, key, weight, "additive")
+        layout = Layout.of(query, key, weight, "additive", by_row=False)
         chunks = max(1, min(2 * threads() // max(batch * key_heads, 1), -(-query_len // ROWS)))
         into = query.new_zeros(batch, key_heads, chunks, group, layout.panels, channels, layout.panel)
         grad_weight = query.new_zeros(batch, heads, chunks, channels)
@@ -156,7 +93,7 @@ def additive_scores_backward(
         in_threads(
             additive.slopes(item),
             [
-                *_addresses(layout.query, layout.key, grad, own, grad_query, into, grad_weight, scratch), scratch_size,
+                *addresses(layout.query, layout.key, grad, own, grad_query, into, grad_weight, scratch), scratch_size,
                 heads, key_heads, query_len, key_len, channels, channels,
                 layout.score, item, layout.panel, stride, chunks,
             ],
@@ -166,24 +103,6 @@ def additive_scores_backward(
         grad_key = (into.sum(2) * net).sum(2).transpose(-1, -2).flatten(2, 3)[..., :key_len, :].contiguous()
     grad_weight = grad_weight.sum((0, 2))
     return grad_query, grad_key, grad_weight if len(weight) > 1 else grad_weight.sum(0, keepdim=True)
-
-
-def _stride(layout: Layout) -> int:
-    # A vector more than the keys: rows at a distance of a power of two would fight for the same places of a cache.
-    return layout.panels * layout.panel + layout.panel
-
-
-def _addresses(*tensors: Tensor | None) -> list[int]:
-    return [0 if tensor is None or not tensor.numel() else tensor.data_ptr() for tensor in tensors]
-
-
-def _strides(tensor: Tensor | None, axes: int) -> list[int]:
-    """The strides along the first axes, zero where there is but one place."""
-    if tensor is None:
-        return [0] * axes
-    return [
-        stride if size > 1 else 0 for stride, size in zip(tensor.stride()[:axes], tensor.shape, strict=False)
-    ]
 
 
 def attention(
@@ -200,13 +119,23 @@ def attention(
     share: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Output, weights, and what is kept of the support: no statistic; how many keys of each query, -1 where its
-    block had no room for them; which, and their weights. There is room for `share` keys a query."""
+    block had no room for them; which, and their weights. There is room for `share` keys a query.
+
+    Of dense weights no support is kept, but the statistic of `dense_cpu`."""
+    if settings.normalizer in dense_cpu.NORMALIZERS:
+        dense = dense_cpu.attention(query, key, value, weight, ranges, mask, bias, settings, want_weights)
+        return (
+            *dense,
+            torch.empty(0, dtype=torch.int32),
+            torch.empty(0, dtype=torch.int32),
+            query.new_empty(0),
+        )
     batch, heads, query_len, _ = query.shape
     key_heads, key_len, value_size = key.shape[1], key.shape[-2], value.shape[-1]
-    layout = Layout.of(query, key, weight, settings.score)
-    value = _rows_of(value)
+    layout = Layout.of(query, key, weight, settings.score, query_len <= FEW[settings.score])
+    value = rows_of(value)
     item, size = query.element_size(), layout.query.shape[-1]
-    height, stride = rows(query_len, key_len, item, settings.score), _stride(layout)
+    height, stride = rows(query_len, key_len, item, settings.score), layout.stride
     blocks = -(-query_len // height)
     if share is None:
         share = kept_keys(settings.normalizer, settings.parameter, key_len) if keep else 0
@@ -223,12 +152,12 @@ def attention(
     in_threads(
         forward.forward(item),
         [
-            *_addresses(layout.query, layout.key, value, layout.weight, ranges, mask, bias),
-            *_addresses(output, weights, counts, index, kept, scratch), scratch_size, numbers.ctypes.data,
+            *addresses(layout.query, layout.key, value, layout.weight, ranges, mask, bias),
+            *addresses(output, weights, counts, index, kept, scratch), scratch_size, numbers.ctypes.data,
             heads, key_heads, query_len, key_len, size, value_size,
             layout.score, NORMALIZERS[settings.normalizer], layout.by_row, height, stride, share, item, layout.panel,
             layout.weight_stride, settings.seed,
-            *_strides(ranges, 3), *_strides(mask, 4), *_strides(bias, 4), settings.first, settings.whole,
+            *strides_of(ranges, 3), *strides_of(mask, 4), *strides_of(bias, 4), settings.first, settings.whole,
             *layout.key_strides, *value.stride()[:3],
         ],
         batch * heads * blocks,
@@ -254,7 +183,14 @@ def attention_backward(
     settings: Settings,
     want_bias: bool,
 ) -> Gradients:
-    """The gradients through the kernel, on the support alone."""
+    """The gradients through the kernel: of sparse weights, on the support alone."""
+    if settings.normalizer in dense_cpu.NORMALIZERS:
+        return Gradients(
+            *dense_cpu.attention_backward(
+                grad_output, grad_weights, query, key, value, weight, ranges, mask, bias, output, statistic, settings,
+                want_bias,
+            )
+        )  # fmt: skip
     tensors = [t.contiguous() for t in (grad_output, query, key, value)]
     grad_output, query, key, value = tensors
     weight, grad_weights = (None if t is None else t.contiguous() for t in (weight, grad_weights))
@@ -329,8 +265,8 @@ def _from_support(
     in_threads(
         backward.backward_queries(item),
         [
-            *_addresses(query, key, value, weight, grad_output, grad_weights, counts, index, kept, slopes),
-            *_addresses(grad_query, grad_weight, grad_bias, scratch), numbers.ctypes.data,
+            *addresses(query, key, value, weight, grad_output, grad_weights, counts, index, kept, slopes),
+            *addresses(grad_query, grad_weight, grad_bias, scratch), numbers.ctypes.data,
             heads, key_heads, query_len, key_len, size, value_size, code, NORMALIZERS[settings.normalizer],
             height, share, item, weight_stride, settings.seed, settings.first, settings.whole,
         ],
@@ -340,7 +276,7 @@ def _from_support(
     in_threads(
         backward.backward_keys(item),
         [
-            *_addresses(query, key, weight, grad_output, counts, index, kept, slopes, grad_key, grad_value),
+            *addresses(query, key, weight, grad_output, counts, index, kept, slopes, grad_key, grad_value),
             numbers.ctypes.data, heads, key_heads, query_len, key_len, size, value_size, code, chunks,
             height, share, item, weight_stride, settings.seed, settings.first, settings.whole,
         ],

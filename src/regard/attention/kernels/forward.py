@@ -27,7 +27,7 @@ from regard.attention.kernels.rows import (
 from regard.attention.kernels.source import STAMP, compiled
 from regard.attention.kernels.supports import sum_rows
 from regard.attention.kernels.tile import FAST, INT, INT32, fill_tile, finish_row
-from regard.attention.kernels.vectors import fetch_add, get, like, put
+from regard.attention.kernels.vectors import fetch_add, get, like, put, take
 
 __all__ = ["ENTMAX", "HARDMAX", "TOP", "forward", "kept_share"]
 
@@ -218,49 +218,13 @@ def kept_share(seed, query, key, dropout):  # type: ignore[no-untyped-def]
 def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     thread = fetch_add(arguments)
     tasks = get(arguments, 2, INT)
-    a = arguments + 24
-    query, key, value, weight, ranges, mask, bias = (
-        get(a, 0, INT),
-        get(a, 1, INT),
-        get(a, 2, INT),
-        get(a, 3, INT),
-        get(a, 4, INT),
-        get(a, 5, INT),
-        get(a, 6, INT),
-    )
-    output, weights, counts, index, kept = (
-        get(a, 7, INT),
-        get(a, 8, INT),
-        get(a, 9, INT),
-        get(a, 10, INT),
-        get(a, 11, INT),
-    )
-    scratch, scratch_size, numbers = get(a, 12, INT), get(a, 13, INT), get(a, 14, INT)
-    heads, key_heads, query_len, key_len, size, value_size = (
-        get(a, 15, INT),
-        get(a, 16, INT),
-        get(a, 17, INT),
-        get(a, 18, INT),
-        get(a, 19, INT),
-        get(a, 20, INT),
-    )
-    score, normalizer, by_row, rows, stride, share, item, panel = (
-        get(a, 21, INT),
-        get(a, 22, INT),
-        get(a, 23, INT),
-        get(a, 24, INT),
-        get(a, 25, INT),
-        get(a, 26, INT),
-        get(a, 27, INT),
-        get(a, 28, INT),
-    )
-    weight_stride, seed = get(a, 29, INT), get(a, 30, INT)
-    ranges_n, ranges_h, ranges_i = get(a, 31, INT), get(a, 32, INT), get(a, 33, INT)
-    mask_n, mask_h, mask_i, mask_j = get(a, 34, INT), get(a, 35, INT), get(a, 36, INT), get(a, 37, INT)
-    bias_n, bias_h, bias_i, bias_j = get(a, 38, INT), get(a, 39, INT), get(a, 40, INT), get(a, 41, INT)
-    first_row, all_rows = get(a, 42, INT), get(a, 43, INT)
-    key_n, key_h, key_row = get(a, 44, INT), get(a, 45, INT), get(a, 46, INT)
-    value_n, value_h, value_row = get(a, 47, INT), get(a, 48, INT), get(a, 49, INT)
+    (
+        query, key, value, weight, ranges, mask, bias, output, weights, counts, index, kept, scratch,
+        scratch_size, numbers, heads, key_heads, query_len, key_len, size, value_size, score, normalizer,
+        by_row, rows, stride, share, item, panel, weight_stride, seed, ranges_n, ranges_h, ranges_i, mask_n,
+        mask_h, mask_i, mask_j, bias_n, bias_h, bias_i, bias_j, first_row, all_rows, key_n, key_h, key_row,
+        value_n, value_h, value_row,
+    ) = take(arguments + 24, 50)  # fmt: skip
     parameter, dropout, scale = get(numbers, 0, 0.0), get(numbers, 1, 0.0), get(numbers, 2, 0.0)
 
     block = scratch + thread * scratch_size * item

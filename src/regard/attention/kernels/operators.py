@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from regard.attention.kernels import plain
-from regard.attention.kernels.settings import Settings, kept_keys
+from regard.attention.kernels.settings import DENSE, Settings, kept_keys
 
 __all__ = ["additive_scores", "attention"]
 
@@ -170,10 +170,15 @@ def _attention_shapes(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> 
     if query.device.type == "cuda":
         found: tuple[Tensor, ...] = _kernels("cuda").shapes(query, key, value, settings, want_weights)
         return found
+    output = query.new_empty(*rows, value.shape[-1])
+    weights = query.new_empty(*rows, key_len) if want_weights else query.new_empty(0)
+    if settings.normalizer in DENSE:
+        none = query.new_empty(0, dtype=torch.int32)
+        return output, weights, query.new_empty(*rows, 2), none, none.clone(), query.new_empty(0)
     share = kept_keys(settings.normalizer, settings.parameter, key_len) if keep else 0
     return (
-        query.new_empty(*rows, value.shape[-1]),
-        query.new_empty(*rows, key_len) if want_weights else query.new_empty(0),
+        output,
+        weights,
         query.new_empty(*rows, 0),
         query.new_empty(rows, dtype=torch.int32),
         query.new_empty(*rows, share, dtype=torch.int32),
@@ -236,9 +241,10 @@ def _keep_call(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
     result, _, *state = output
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*state)
-    # On the CPU the support is all that the backward pass needs.
-    ctx.save_for_backward(*inputs[:7], result if result.is_cuda else result.new_empty(0), *state)
     ctx.settings = Settings(*inputs[7:15])
+    # Of sparse weights on the CPU the support is all that the backward pass needs.
+    needed = result.is_cuda or ctx.settings.normalizer in DENSE
+    ctx.save_for_backward(*inputs[:7], result if needed else result.new_empty(0), *state)
     ctx.want_bias = inputs[6] is not None and ctx.needs_input_grad[6]
 
 

@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["SUPPORT", "Settings", "kept_keys"]
+__all__ = ["DENSE", "SUPPORT", "Settings", "kept_keys"]
+
+DENSE = frozenset(("softmax", "sigmoid"))
+"""The normalisers that give every key a weight."""
 
 SUPPORT = 256
 """How many keys of each query are kept for the backward pass, on average over a block of queries."""
@@ -16,8 +19,8 @@ class Settings(NamedTuple):
     """Score and normaliser by the names that kernels know, and how dropout is drawn.
 
     `score` is `product`, `distance` ($-|q - k|^2$) or `additive`, times `scale`. `normalizer` is `entmax`, whose
-    `parameter` is alpha; `top`, how many keys are kept; `hardmax`; on a GPU also `softmax`, its temperature, and
-    `sigmoid`, its bias. `first` is the place of the first query among the `whole` of its head: dropout is drawn by it.
+    `parameter` is alpha; `top`, how many keys are kept; `hardmax`; `softmax`, its temperature; or `sigmoid`, its bias.
+    `first` is the place of the first query among the `whole` of its head: dropout is drawn by it.
     """
 
     score: str

@@ -23,6 +23,7 @@ __all__ = [
     "lane_sum",
     "like",
     "put",
+    "take",
 ]
 
 
@@ -60,6 +61,19 @@ def get(context: Any, address: Any, index: Any, zero: Any) -> Any:
         return context.unpack_value(builder, zero, pointer)
 
     return zero(types.intp, types.intp, zero), codegen
+
+
+@intrinsic(prefer_literal=True)
+def take(context: Any, address: Any, count: Any) -> Any:
+    """The `count` (written out) whole numbers that begin at an address, as a tuple."""
+    number = count.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
+        first = builder.inttoptr(arguments[0], I64.as_pointer())
+        found = [builder.load(builder.gep(first, [ir.Constant(I64, n)])) for n in range(number)]
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return types.UniTuple(types.int64, number)(types.intp, count), codegen
 
 
 @intrinsic
