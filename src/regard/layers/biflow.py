@@ -92,7 +92,10 @@ class BidirectionalAttentionFlow(nn.Module):
         found, weights = looked if isinstance(looked, tuple) else (looked, None)
         best = cast(Tensor, attend(text, asked, asked, normalizer="hardmax", **how))
         # The score of each place with its best word is the largest of its scores, and has that one's gradient.
-        largest = score.compare(*score.prepare(text.unsqueeze(-2), best.unsqueeze(-2))).squeeze(-1)
+        each = [
+            side.transpose(1, 2).unsqueeze(-2) for side in (text, best)
+        ]  # (batch, context_len, 1, 1, size)
+        largest = score.compare(*score.prepare(*each)).flatten(2).unsqueeze(1)
         one = torch.ones_like(largest[:, :, :1])
         # Where there is no question, no place is the best answer to it.
         some = dense((query_lengths > 0)[:, None, None, None])

@@ -130,14 +130,16 @@ class QuestionAnswering(Task[Question]):
 
     @torch.no_grad()
     def begin(self, model: nn.Module) -> None:
-        if not self.settings.vectors:
+        if not self.settings.word_vectors:
             return
         assert isinstance(model, Reader)
-        path, vectors = Path(self.settings.vectors), model.vectors.words
+        path, vectors = Path(self.settings.word_vectors), model.vectors.words
         found = read_word_vectors(path, self.lexicon.words.ids, vectors.shape[1])
         for number, vector in found.items():
             vectors[number] = vector
-        print(f"{path}: vectors of {len(found):,} of {len(self.lexicon.words.ids):,} words", file=sys.stderr)
+        print(
+            f"word vectors: {len(found):,} of {len(self.lexicon.words.ids):,} words have one", file=sys.stderr
+        )
 
     def while_training(self) -> Self:
         other = self.changed(baseline=False)

@@ -21,7 +21,7 @@ class QuestionAnsweringSettings:
     """The most characters."""
     least: int = 2
     """How often a word must occur to be known."""
-    vectors: str = ""
+    word_vectors: str = ""
     """A file of word vectors to begin with, in the text format of GloVe, word2vec or fastText."""
     window: int = 400
     """The most words of a context that are read at once; a longer one is read in windows."""
