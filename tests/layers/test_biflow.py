@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import regard
 from regard.layers import BidirectionalAttentionFlow
 
 
@@ -95,3 +96,33 @@ def test_an_empty_question_finds_and_is_found_nowhere(words: int) -> None:
     torch.testing.assert_close(output[1, :4, :4], context[1, :4])
     assert not output[1, :, 4:].any()
     assert output[0, :, 4:].any() == bool(words)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["dot/sparsemax", "additive/softmax", "cosine/top-2", "linear/entmax15", "general/sigmoid"]
+)
+def test_another_mechanism_takes_the_place_of_score_and_softmax(spelling: str) -> None:
+    torch.manual_seed(0)
+    flow = BidirectionalAttentionFlow(4, spelling).double().eval()
+    context, context_lengths, query, query_lengths = inputs()
+    output, weights = flow(context, context_lengths, query, query_lengths, return_weights=True)
+    score, normalizer = flow.score(), flow.normalizer()
+    for row, (t, j) in enumerate(zip(context_lengths.tolist(), query_lengths.tolist(), strict=True)):
+        h, u = context[row : row + 1, :t], query[row : row + 1, :j]
+        scores = score.compare(*score.prepare(h, u))[0]
+        looked = regard.weights(h, u, score=score, normalizer=normalizer)[0]
+        best = scores.max(-1).values[None, None]  # one query whose scores with the places these are
+        one = torch.ones(1, 1, 1).double()
+        whole = regard.attend(one, best.mT, h, score="dot", normalizer=normalizer)[0]
+        found = looked @ u[0]
+        expected = torch.cat([h[0], found, h[0] * found, h[0] * whole], -1)
+        torch.testing.assert_close(output[row, :t], expected)
+        torch.testing.assert_close(weights[row, :t, :j], looked)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["dot/softmax/window-2", "dot+rotary/softmax", "dot/monotonic", "dot/softmax/alibi"]
+)
+def test_a_mechanism_with_places_is_refused(spelling: str) -> None:
+    with pytest.raises(ValueError, match="must be score/normalizer without mask"):
+        BidirectionalAttentionFlow(4, spelling)

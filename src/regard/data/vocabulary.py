@@ -97,6 +97,17 @@ class Vocabulary:
         _keep_whole(tokenizer, placeholders)
         return cls(tokenizer)
 
+    @classmethod
+    def of(cls, tokens: Iterable[str], lowercase: bool = False) -> Vocabulary:
+        """A vocabulary of just these tokens, for texts that have been cut already: each text is one of them, or UNK.
+
+        Example:
+            >>> Vocabulary.of(["new", "york"], lowercase=True).encode_batch(["New", "new york", "York"])
+            [[4], [3], [5]]
+        """
+        require("tokenizers", "tasks")
+        return cls(_of_whole_tokens(list(tokens), _normalizer(lowercase)))
+
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without BOS and EOS."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids

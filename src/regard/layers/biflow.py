@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention.masks import dense, padding
+from regard.attention.mechanism import Mechanism
 from regard.attention.operator import attend
 from regard.attention.scores import Linear
 from regard.layers.checks import check_batch, check_lengths, check_sequence, check_sizes
-from regard.layers.learned import LearnedPart, uniform, visible
+from regard.layers.learned import learned_normalizer, learned_score, uniform, visible
 
 __all__ = ["BidirectionalAttentionFlow"]
 
@@ -32,7 +33,8 @@ class BidirectionalAttentionFlow(nn.Module):
     *Shape:* context ($h$) `(batch, context_len, size)`, query ($u$) `(batch, query_len, size)`, both lengths `(batch,)`
     -> `(batch, context_len, 4 * size)`.
 
-    Raises `ValueError` unless `size` is at least 1.
+    Raises `ValueError` unless `size` is at least 1, and for a mechanism that does not exist, that has a mask, a bias or
+    rotary positions, or whose queries do not stand by themselves (`monotonic`).
 
     Example:
         >>> import torch
@@ -46,11 +48,21 @@ class BidirectionalAttentionFlow(nn.Module):
     allennlp builds it from its `LinearMatrixAttention`, which holds all scores, and masks by adding to them.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, mechanism: str | Mechanism = "linear/softmax") -> None:
         super().__init__()
         check_sizes(size=size)
+        given = mechanism if isinstance(mechanism, Mechanism) else Mechanism.parse(mechanism)
+        if given.normalizer.coupled or given.over_memory() is not given:
+            raise ValueError(
+                f"the mechanism of attention flow must be score/normalizer without mask, bias and rotary positions, "
+                f"each place by itself, it is {given.spelling!r}"
+            )
         self.size = size
-        self.score = LearnedPart(Linear(uniform(1 / (3 * size), 3 * size)))
+        score = given.score
+        if isinstance(score, Linear) and score.weight is None:  # as the paper has it: one weight, no bias
+            score = Linear(uniform(1 / (3 * size), 3 * size))
+        self.score = learned_score(score, 1, size)
+        self.normalizer = learned_normalizer(given.normalizer, 1)
 
     def forward(
         self,
@@ -73,15 +85,23 @@ class BidirectionalAttentionFlow(nn.Module):
         check_lengths("query_lengths", query_lengths, context.shape[0])
         context_lengths, query_lengths = context_lengths.to(context.device), query_lengths.to(context.device)
         score, words, places = self.score(), padding(query_lengths), padding(context_lengths)
-        looked = attend(context, query, query, score=score, mask=words, return_weights=return_weights)
+        normalizer = self.normalizer() if self.training else self.normalizer().settled()
+        text, asked = context.unsqueeze(1), query.unsqueeze(1)  # one head
+        how = {"score": score, "mask": words}
+        looked = attend(text, asked, asked, normalizer=normalizer, return_weights=return_weights, **how)
         found, weights = looked if isinstance(looked, tuple) else (looked, None)
-        best = cast(Tensor, attend(context, query, query, score=score, normalizer="hardmax", mask=words))
+        best = cast(Tensor, attend(text, asked, asked, normalizer="hardmax", **how))
         # The score of each place with its best word is the largest of its scores, and has that one's gradient.
-        largest = score.compare(*score.prepare(context.unsqueeze(-2), best.unsqueeze(-2))).squeeze(-1)
-        one = torch.ones_like(largest[:, :1])
+        each = [
+            side.transpose(1, 2).unsqueeze(-2) for side in (text, best)
+        ]  # (batch, context_len, 1, 1, size)
+        largest = score.compare(*score.prepare(*each)).flatten(2).unsqueeze(1)
+        one = torch.ones_like(largest[:, :, :1])
         # Where there is no question, no place is the best answer to it.
-        asked = dense((query_lengths > 0)[:, None, None])
-        whole = cast(Tensor, attend(one, largest, context, score="dot", mask=places & asked))
+        some = dense((query_lengths > 0)[:, None, None, None])
+        whole = attend(one, largest, text, score="dot", normalizer=normalizer, mask=places & some)
+        found, whole = found.squeeze(1), cast(Tensor, whole).squeeze(1)
+        weights = None if weights is None else weights.squeeze(1)
         inside = visible(context_lengths, context)[:, 0, 0]
         flow = torch.cat([context, found, context * found, context * whole], dim=-1)
         return flow.masked_fill(~inside.unsqueeze(-1), 0.0), weights

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from regard.errors import UserError
+from regard.models.bidaf import BiDAF, BiDAFSettings
 from regard.models.classifiers import (
     RecurrentClassifier,
     RecurrentClassifierSettings,
@@ -18,10 +19,13 @@ from regard.models.classifiers import (
 from regard.models.pointer_generator import PointerGenerator, PointerGeneratorSettings
 from regard.models.rnn import RecurrentSeq2Seq, RecurrentSettings
 from regard.models.transformer import TransformerSeq2Seq, TransformerSettings
+from regard.models.transformer_reader import TransformerReader, TransformerReaderSettings
 
 MODELS: dict[str, tuple[type[Any], type[nn.Module]]] = {
+    "bidaf": (BiDAFSettings, BiDAF),
     "rnn": (RecurrentSettings, RecurrentSeq2Seq),
     "transformer": (TransformerSettings, TransformerSeq2Seq),
+    "transformer-reader": (TransformerReaderSettings, TransformerReader),
     "rnn-classifier": (RecurrentClassifierSettings, RecurrentClassifier),
     "transformer-classifier": (TransformerClassifierSettings, TransformerClassifier),
     "pointer-generator": (PointerGeneratorSettings, PointerGenerator),

@@ -30,9 +30,16 @@ def _sentiment() -> type[Task[Any]]:
     return Sentiment
 
 
+def _question_answering() -> type[Task[Any]]:
+    from regard.tasks.question_answering import QuestionAnswering
+
+    return QuestionAnswering
+
+
 TASKS: dict[str, Callable[[], type[Task[Any]]]] = {
     "translation": _translation,
     "summarisation": _summarisation,
+    "question-answering": _question_answering,
     "sentiment": _sentiment,
 }
 """Every task by its name, imported when asked for."""
