@@ -96,7 +96,7 @@ PROCESSORS = {
 
 KERNELS = """
     import torch
-    from tests.attention.kernels import test_additive, test_sparse
+    from tests.attention.kernels import test_additive, test_dense, test_sparse
     from tests.attention.kernels.judge import Call, judge, normal
     from regard.attention.kernels import emit
     from regard.attention.mechanism import normalizer_named
@@ -110,6 +110,9 @@ KERNELS = """
                 for score in ("product", "distance", "additive"):
                     query, key, made = test_sparse.scored(score, scores, query_len)
                     judge(Call(query, key, normal(4, 70, 5), made, normalizer_named(name)), dtype)
+        for score in test_dense.SCORES:
+            for name in ("softmax", "sigmoid"):
+                judge(test_dense.ask(score, name, 9, 70), dtype, "dense", floor=0.1)
         for scale in (0.05, 1.0, 100.0):
             for query_len in (3, 9):
                 judge(test_additive.call_of(query_len, 70, 7, scale), dtype, "additive", floor=0.1)

@@ -22,8 +22,10 @@ CALLS: dict[str, dict[str, Any]] = {
     "additive": {"score": "additive"},
     "additive entmax": {"score": "additive", "normalizer": "entmax-1.3", "mask": regard.masks.causal()},
     "dropout": {"normalizer": "top-5", "dropout": 0.3},
+    "softmax": {"mask": regard.masks.causal(), "dropout": 0.3},
+    "additive softmax": {"score": "additive"},
 }
-BACKENDS = {"additive": "additive"}
+BACKENDS = {"additive": "additive", "softmax": "dense", "additive softmax": "dense"}
 
 
 @pytest.fixture(autouse=True)
