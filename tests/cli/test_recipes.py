@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from regard.cli import main
-from regard.data import sample_dates, sample_reviews
+from regard.data import Splits, sample_dates, sample_reviews
+from regard.data.docstrings import sample_docstrings
 
 RECIPES = tomllib.loads((Path(__file__).parents[1] / "recipes.toml").read_text(encoding="utf-8"))["recipe"]
 
@@ -30,6 +31,7 @@ def test_the_recipe_keeps_what_it_promises(
     if recipe["data"] == "sample":
         monkeypatch.setattr("regard.tasks.translation.sample_dates", partial(sample_dates, size=60))
         monkeypatch.setattr("regard.tasks.sentiment.sample_reviews", partial(sample_reviews, size=200))
+        monkeypatch.setattr("regard.tasks.summarisation.sample_docstrings", few_docstrings)
         run = tmp_path / "run"
         assert main([word.format(run=run) for word in shlex.split(recipe["command"])]) == 0
     else:
@@ -40,6 +42,11 @@ def test_the_recipe_keeps_what_it_promises(
     found = reached(run, evaluated(run, capsys, "--split", "train") + evaluated(run, capsys))
     for name, (least, most) in recipe["bounds"].items():
         assert least <= found[name] <= most, (name, found)
+
+
+def few_docstrings() -> Splits:
+    splits = sample_docstrings()
+    return Splits(splits.train[:40], splits.valid[:10], {"test": splits.test["test"][:10]})
 
 
 def evaluated(run: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> list[dict[str, Any]]:

@@ -106,6 +106,29 @@ def test_the_copied_and_the_written_both_learn() -> None:
     assert all(torch.isfinite(t.grad).all() and t.grad.any() for t in (features, scores, weights))
 
 
+def test_nothing_to_copy_leaves_writing() -> None:
+    torch.manual_seed(0)
+    gate = CopyGate(3).double()
+    features, scores = torch.randn(1, 1, 3).double(), torch.randn(1, 1, 4).double().requires_grad_()
+    words = gate(features, scores, torch.zeros(1, 1, 2).double(), torch.tensor([[1, 2]]))
+    torch.testing.assert_close(words, torch.log_softmax(scores, -1))
+    words[0, 0, 1].backward()
+    assert torch.isfinite(scores.grad).all()
+
+
+def test_known_words_have_the_same_probability_by_themselves() -> None:
+    torch.manual_seed(0)
+    gate = CopyGate(3).double()
+    features, scores = torch.randn(6, 3).double(), torch.randn(6, 4).double()
+    weights = torch.softmax(torch.randn(6, 5), -1).double()
+    weights[5] = 0.0
+    source, words = torch.randint(0, 4, (6, 5)), torch.tensor([0, 1, 2, 3, 0, 1])
+    every = torch.cat([gate(features[i, None, None], scores[i, None, None], weights[i, None, None], source[i, None])
+                       for i in range(6)])  # fmt: skip
+    found = gate.of_words(features, scores, weights, source, words)
+    torch.testing.assert_close(found, every[:, 0].gather(1, words[:, None])[:, 0])
+
+
 def test_a_gate_that_is_shut_leaves_finite_logarithms() -> None:
     gate = CopyGate(1)
     with torch.no_grad():

@@ -29,9 +29,30 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "transformer-places": {"model": "transformer", "attention": "scaled_dot+rotary/softmax/alibi"},
     "transformer-window": {"model": "transformer", "attention": "scaled_dot/softmax/window-2"},
+    "pointer-generator": {"model": "pointer-generator"},
+    "pointer-generator-lstm": {
+        "model": "pointer-generator",
+        "attention": "dot/sparsemax",
+        "cell": "lstm",
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "tie_embeddings": "none",
+    },
+    "pointer-generator-sigmoid": {
+        "model": "pointer-generator",
+        "attention": "cosine/sigmoid",
+        "bidirectional": False,
+        "coverage": False,
+    },
 }
 SIZES: dict[str, dict[str, Any]] = {
     "rnn": {"source_vocabulary": 11, "target_vocabulary": 12, "embedding_size": 6, "hidden_size": 8},
+    "pointer-generator": {
+        "source_vocabulary": 12,
+        "target_vocabulary": 12,
+        "embedding_size": 6,
+        "hidden_size": 8,
+    },
     "transformer": {
         "source_vocabulary": 11,
         "target_vocabulary": 12,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.models.oracle import BOS, EOS, LENGTHS, PAD, SOURCES, Oracle
 
-from regard.models import search
+from regard.models import repeats_and_haste, search
 from regard.models.hypothesis import length_divisor
 
 
@@ -145,6 +145,35 @@ def test_the_length_limit_may_hang_on_the_source():
     found = search(Oracle(words=40), SOURCES[:2], lengths, max_length=lambda length: 3 * length)
     assert [len(one.tokens) for (one,) in found] == [3, 6]
     assert search(Oracle(words=9), SOURCES[:1], LENGTHS[:1], max_length=0)[0][0].tokens == []
+
+
+@pytest.mark.parametrize("beam", [1, 3, 400])
+def test_what_is_forbidden_is_not_written_and_nothing_else_changes(beam):
+    """Against an exhaustive search of all targets that repeat no pair of tokens and have at least two."""
+    model, source, lengths = Oracle(6), torch.tensor([[5], [6], [9]]), torch.tensor([1, 1, 1])
+    forbid = repeats_and_haste(2, least=2, eos=EOS)
+    found = search(model, source, lengths, beam=beam, max_length=4, length_penalty=0.0, forbid=forbid)
+    for number, (best,) in enumerate(found):
+        pairs = list(itertools.pairwise(best.tokens))
+        assert len(best.tokens) >= 2
+        assert len(pairs) == len(set(pairs))
+        assert best.log_probability == pytest.approx(model.price(int(source[number]), best.tokens))
+        if beam == 400:
+            allowed = [
+                tokens
+                for length in (2, 3, 4)
+                for tokens in itertools.product((3, 4, 5), repeat=length)
+                if len(set(itertools.pairwise(tokens))) == length - 1
+            ]
+            most = max(model.price(int(source[number]), tokens) for tokens in allowed)
+            assert best.log_probability == pytest.approx(most)
+
+
+def test_an_end_that_is_due_is_not_forbidden():
+    (best,) = search(Oracle(6), torch.tensor([[5]]), torch.tensor([1]), max_length=2, forbid=lambda _: [EOS])[
+        0
+    ]
+    assert len(best.tokens) == 2
 
 
 def test_fewer_hypotheses_where_fewer_exist():

@@ -14,6 +14,8 @@ NAMES = [
     "luong-plain",
     "transformer",
     "transformer-additive",
+    "pointer-generator",
+    "pointer-generator-lstm",
 ]
 
 

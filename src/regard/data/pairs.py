@@ -73,10 +73,10 @@ def read_pairs(
         case [folder] if folder.is_dir():
             return _read_directory(folder, source, target, seed, valid_share)
         case [file]:
-            return _split_off(_read_tabbed(file, _columns(file, source, target)), file, seed, valid_share)
+            return split_off(_read_tabbed(file, _columns(file, source, target)), file, seed, valid_share)
         case [first, second] if first.is_file() and second.is_file():
             first, second = _in_order(first, second, source, target)
-            return _split_off(_read_parallel(first, second), first, seed, valid_share)
+            return split_off(_read_parallel(first, second), first, seed, valid_share)
     raise UserError(
         "expected a directory, one tab-separated file or two parallel files, got "
         + (", ".join(map(str, paths)) or "nothing")
@@ -257,7 +257,7 @@ def _read_directory(
     held_out = [pair for part in sets["valid"].values() for pair in part]
     if held_out:
         return Splits(pairs, held_out, sets["test"])
-    split = _split_off(pairs, folder, seed, valid_share)
+    split = split_off(pairs, folder, seed, valid_share)
     return Splits(split.train, split.valid, sets["test"])
 
 
@@ -310,7 +310,7 @@ def _training_files(train: _Part) -> str:
     return _listed(path for files in train.parallel.values() for path in files.values())
 
 
-def _split_off(pairs: list[Pair], where: Path, seed: int, valid_share: float) -> Splits:
+def split_off(pairs: list[Pair], where: Path, seed: int, valid_share: float) -> Splits:
     """Hold out about `valid_share` of the pairs, sharing no sentence with the rest.
 
     Pairs that share a sentence belong together. Such groups are held out in the order of their hashes, if

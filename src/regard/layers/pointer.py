@@ -96,8 +96,8 @@ class CopyGate(nn.Module):
     $$P(w) = p\, \mathrm{softmax}(z)_w + (1 - p) \sum_{j:\, x_j = w} a_j, \qquad p = \sigma(u^\top f + b)$$
 
     $z$ are the scores of the vocabulary, $a$ the attention weights over the source $x$, and $f$ is what the gate looks
-    at: context, state and input side by side. Words of the source that the vocabulary lacks have the numbers after its
-    last, `extra` of them.
+    at: context, state and input side by side; $p = 1$ where no place has any weight. Words of the source that the
+    vocabulary lacks have the numbers after its last, `extra` of them.
 
     *Shape:* features `(batch, target_len, size)`, scores `(batch, target_len, vocabulary)`, weights
     `(batch, target_len, source_len)`, source `(batch, source_len)` of whole numbers below `vocabulary + extra` ->
@@ -148,11 +148,39 @@ class CopyGate(nn.Module):
         if readable(source) and source.numel() and not 0 <= int(source.min()) <= int(source.max()) < words:
             worst = int(source.min()) if int(source.min()) < 0 else int(source.max())
             raise ValueError(f"source must hold words below {words}, it holds {worst}")
-        gate = self.gate(features)
-        written = pad(torch.log_softmax(scores, dim=-1) + logsigmoid(gate), (0, extra), value=-torch.inf)
+        gate = self._gate(features, weights)
+        written = pad(torch.log_softmax(scores, dim=-1), (0, extra), value=-torch.inf)
         places = source.unsqueeze(1).expand_as(weights).to(torch.int64)
         copied = torch.zeros_like(written).scatter_add(-1, places, weights.to(written.dtype))
-        nowhere = copied == 0
-        chosen = copied.masked_fill(nowhere, 1.0).log() + logsigmoid(-gate)
-        # The logarithm of zero, and its infinite gradient, are never taken.
-        return torch.where(nowhere, written, torch.logaddexp(written, chosen))
+        return _mixed(gate, written, copied)
+
+    def of_words(
+        self, features: Tensor, scores: Tensor, weights: Tensor, source: Tensor, words: Tensor
+    ) -> Tensor:
+        """What a call of the layer gives, but only for one known word of the vocabulary at each place, as a loss needs.
+
+        The weight of the source's places is added up where they hold that word, so that no further tensor has the
+        vocabulary's size.
+
+        *Shape:* features `(n, size)`, scores `(n, vocabulary)`, weights and source `(n, source_len)`, words `(n,)`
+        int64 -> `(n,)`.
+        """
+        precise = torch.promote_types(scores.dtype, torch.float32)
+        scores = scores.to(precise)
+        written = scores.gather(-1, words.unsqueeze(-1)).squeeze(-1) - scores.logsumexp(-1)
+        copied = (weights.to(precise) * (source == words.unsqueeze(-1))).sum(-1)
+        return _mixed(self._gate(features, weights).squeeze(-1), written, copied)
+
+    def _gate(self, features: Tensor, weights: Tensor) -> Tensor:
+        """The choice before its sigmoid: infinite, which is to write, where no place has any weight."""
+        gate: Tensor = self.gate(features)
+        return gate.masked_fill((weights == 0).all(-1, keepdim=True), torch.inf)
+
+
+def _mixed(gate: Tensor, written: Tensor, copied: Tensor) -> Tensor:
+    """`log(p * exp(written) + (1 - p) * copied)`, where `gate` is p before its sigmoid."""
+    written = written + logsigmoid(gate)
+    nowhere = copied == 0
+    chosen = copied.masked_fill(nowhere, 1.0).log() + logsigmoid(-gate).masked_fill(nowhere, 0.0)
+    # The logarithm of zero, and its infinite gradient, are never taken.
+    return torch.where(nowhere, written, torch.logaddexp(written, chosen))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from regard.models.build import MODELS, build, describe
-from regard.models.decoding import search
+from regard.models.decoding import repeats_and_haste, search
 from regard.models.hypothesis import Hypothesis
 from regard.models.loss import smoothed_cross_entropy
+from regard.models.pointer_generator import PointerGenerator, PointerGeneratorSettings
 from regard.models.rnn import RecurrentSeq2Seq, RecurrentSettings
 from regard.models.sampling import sample
 from regard.models.sequence import SequenceToSequence, State
@@ -14,6 +15,8 @@ from regard.models.transformer import TransformerSeq2Seq, TransformerSettings
 __all__ = [
     "MODELS",
     "Hypothesis",
+    "PointerGenerator",
+    "PointerGeneratorSettings",
     "RecurrentSeq2Seq",
     "RecurrentSettings",
     "SequenceToSequence",
@@ -22,6 +25,7 @@ __all__ = [
     "TransformerSettings",
     "build",
     "describe",
+    "repeats_and_haste",
     "sample",
     "search",
     "smoothed_cross_entropy",

@@ -16,6 +16,7 @@ from regard.models.classifiers import (
     TransformerClassifier,
     TransformerClassifierSettings,
 )
+from regard.models.pointer_generator import PointerGenerator, PointerGeneratorSettings
 from regard.models.rnn import RecurrentSeq2Seq, RecurrentSettings
 from regard.models.transformer import TransformerSeq2Seq, TransformerSettings
 from regard.models.transformer_reader import TransformerReader, TransformerReaderSettings
@@ -27,6 +28,7 @@ MODELS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     "transformer-reader": (TransformerReaderSettings, TransformerReader),
     "rnn-classifier": (RecurrentClassifierSettings, RecurrentClassifier),
     "transformer-classifier": (TransformerClassifierSettings, TransformerClassifier),
+    "pointer-generator": (PointerGeneratorSettings, PointerGenerator),
 }
 """Each model's settings and class, by the name used in configurations."""
 

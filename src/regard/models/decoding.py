@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ def search(
     max_length: MaxLength = default_max_length,
     n_best: int = 1,
     prefix: Sequence[Sequence[int]] | None = None,
+    forbid: Callable[[Sequence[int]], Iterable[int]] | None = None,
     bos: int = 1,
     eos: int = 2,
     pad: int = 0,
@@ -42,7 +43,8 @@ def search(
     are `log_probability / length_divisor(length,
     length_penalty)`, where the length counts EOS. A hypothesis that reaches `max_length` tokens (a number, or
     a function of the source's length) is ended there, EOS at its own price. With `prefix`, the first tokens of
-    each target, these are given, and count in its log-probability and length.
+    each target, these are given, and count in its log-probability and length. `forbid` names the tokens that may not
+    come next after those written so far, without changing the probability of the others (see `repeats_and_haste`).
 
     Returns for each source its hypotheses, distinct and best first; `n_best` of them, or fewer where fewer
     exist. The model is used in the mode it is in: call `model.eval()` first.
@@ -72,12 +74,20 @@ def search(
     parents = firsts = torch.arange(len(lengths), device=device)
     live = torch.zeros(len(lengths), 1, device=device)  # log-probabilities (sentences, width)
     sentences = list(range(len(lengths)))
+    written: list[list[int]] = [[] for _ in lengths]
     for length in range(plan.steps):  # tokens written so far
         scores, state, weights = model.step(tokens, state)
         trail.append(tokens, parents, weights)
         width = live.shape[1]
         forced = [plan.forced(sentence, length) for sentence in sentences]
-        likely, choices = likeliest(scores, 2 * beam, (pad, bos), forced, width)
+        bans: list[tuple[int, int]] = []
+        if forbid is not None:
+            if length:
+                pairs = zip(parents.tolist(), tokens.tolist(), strict=True)
+                written = [[*written[row], token] for row, token in pairs]
+            free = [row for row in range(len(written)) if forced[row // width] is None]
+            bans = [(row, token) for row in free for token in forbid(written[row])]
+        likely, choices = likeliest(scores, 2 * beam, (pad, bos), forced, width, bans)
         del scores
         totals = (likely.unflatten(0, (-1, width)) + live[:, :, None]).flatten(1)
         best, where = totals.topk(min(2 * beam, totals.shape[1]), dim=1)
@@ -113,6 +123,30 @@ def search(
         [end.written(trail, source_length) for end in found.best()]
         for found, source_length in zip(ends, lengths, strict=True)
     ]
+
+
+def repeats_and_haste(
+    size: int = 0, least: int = 0, eos: int = 2
+) -> Callable[[Sequence[int]], Iterable[int]]:
+    """What `search` may forbid: `size` tokens in a row for the second time (0: none), the end before `least` tokens.
+
+    Example:
+        >>> forbid = repeats_and_haste(3, least=2)
+        >>> forbid([]), forbid([7, 8, 9, 7, 8])
+        ([2], [9])
+
+    Paulus et al. 2018, section 2.5, forbid repeated trigrams.
+    """
+
+    def forbid(written: Sequence[int]) -> list[int]:
+        banned = [eos] if len(written) < least else []
+        if size and len(written) >= size:
+            last = list(written[len(written) - size + 1 :])
+            starts = range(len(written) - size + 1)
+            banned += [written[at + size - 1] for at in starts if list(written[at : at + size - 1]) == last]
+        return banned
+
+    return forbid
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,18 @@ GROUP = 64
 
 
 def likeliest(
-    scores: Tensor, count: int, banned: Sequence[int], forced: Sequence[int | None], width: int
+    scores: Tensor,
+    count: int,
+    banned: Sequence[int],
+    forced: Sequence[int | None],
+    width: int,
+    bans: Sequence[tuple[int, int]] = (),
 ) -> tuple[Tensor, Tensor]:
     """Return the best `count` next tokens of each row (fewer of a small vocabulary): their log-probabilities and
     themselves.
 
-    `banned` tokens have none, but count in the sum to 1. Where a sentence, which is `width` rows, is `forced`, the
-    others have none. `scores` may be written over.
+    `banned` tokens have none, nor have those of `bans`, pairs of a row and a token; but all count in the sum to 1.
+    Where a sentence, which is `width` rows, is `forced`, the others have none. `scores` may be written over.
 
     *Shape*: scores `(sentences * width, vocabulary)`, forced `(sentences,)`; both results `(sentences * width, count)`.
 
@@ -35,13 +40,15 @@ def likeliest(
         ([1, 1], [[0.25, 0.25], [0.25, 0.0]])
     """
     scores = scores.to(torch.float64 if scores.dtype == torch.float64 else torch.float32)
-    if _worth_a_kernel(scores, count):
+    if not bans and _worth_a_kernel(scores, count):
         from regard.models.leading import leading
 
         likely, tokens, highest, total = leading(scores, count, banned)
         _force(scores, likely, tokens, forced, width)
         return likely - highest - total.log(), tokens
     highest, share = best_of(scores)
+    if bans:
+        scores[tuple(torch.tensor(bans, device=scores.device).T)] = -torch.inf
     allow(scores, banned, forced, width)
     likely, tokens = _largest(scores, min(count, scores.shape[1]))
     return likely - highest + share, tokens

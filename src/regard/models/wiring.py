@@ -70,7 +70,7 @@ target_len, source_len)`, or None.
 """
 
 
-class _Stack(nn.Module):
+class Stack(nn.Module):
     """The layers of recurrent cells that both loops step through, and their first state."""
 
     def __init__(
@@ -147,7 +147,7 @@ class BahdanauDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.look: Look = look
-        self.stack = _Stack(cell, input_size, memory_size, size, memory_size, layers, dropout)
+        self.stack = Stack(cell, input_size, memory_size, size, memory_size, layers, dropout)
         self.readout = nn.Linear(size + input_size + memory_size, 2 * input_size)
         nn.init.xavier_uniform_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
@@ -193,7 +193,7 @@ class LuongDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.look: Look = look
-        self.stack = _Stack(cell, input_size, input_size, size, memory_size, layers, dropout)
+        self.stack = Stack(cell, input_size, input_size, size, memory_size, layers, dropout)
         self.from_context = nn.Linear(memory_size, input_size, bias=False)
         self.from_state = nn.Linear(size, input_size)
         nn.init.xavier_uniform_(self.from_context.weight)

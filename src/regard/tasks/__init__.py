@@ -18,6 +18,12 @@ def _translation() -> type[Task[Any]]:
     return Translation
 
 
+def _summarisation() -> type[Task[Any]]:
+    from regard.tasks.summarisation import Summarisation
+
+    return Summarisation
+
+
 def _sentiment() -> type[Task[Any]]:
     from regard.tasks.sentiment import Sentiment
 
@@ -32,8 +38,9 @@ def _question_answering() -> type[Task[Any]]:
 
 TASKS: dict[str, Callable[[], type[Task[Any]]]] = {
     "translation": _translation,
-    "sentiment": _sentiment,
+    "summarisation": _summarisation,
     "question-answering": _question_answering,
+    "sentiment": _sentiment,
 }
 """Every task by its name, imported when asked for."""
 

@@ -78,6 +78,15 @@ class TextToText(Task[Pair]):
         self.settings = settings
         self.source = source
         self.target = target
+        self._told: set[str] = set()
+
+    def limit(self, side: str) -> tuple[str, int]:
+        """The most tokens of a "source" or "target", and the setting that says so."""
+        return "max_length", self.settings.max_length
+
+    def search_options(self) -> Mapping[str, Any]:
+        """Further arguments of `regard.models.search`."""
+        return {}
 
     @abc.abstractmethod
     def measure(
@@ -138,19 +147,21 @@ class TextToText(Task[Pair]):
     def _encoded(
         self, vocabulary: Vocabulary, texts: Sequence[str], side: str, origins: Sequence[str]
     ) -> list[list[int]]:
-        encoded, limit, cut = vocabulary.encode_batch(texts), self.settings.max_length, 0
-        for place, (ids, origin) in enumerate(zip(encoded, origins, strict=True)):
-            if len(ids) <= limit:
-                continue
-            if not self.settings.truncate:
-                raise UserError(
-                    f"{origin}: the {side} has {len(ids)} tokens; at most {limit} are allowed (train with --set "
-                    f"{self.name}.max_length=... to allow more, or --set {self.name}.truncate=true to cut it)"
-                )
-            encoded[place] = ids[:limit]
-            cut += 1
-        if cut:
-            print(f"{cut:,} of {len(texts):,} {side}s cut to {limit} tokens", file=sys.stderr)
+        encoded, (setting, limit) = vocabulary.encode_batch(texts), self.limit(side)
+        long = [place for place, ids in enumerate(encoded) if len(ids) > limit]
+        if long and not self.settings.truncate:
+            others = f", and {len(long) - 1:,} more of {len(texts):,} are too long" if len(long) > 1 else ""
+            raise UserError(
+                f"{origins[long[0]]}: the {side} has {len(encoded[long[0]])} tokens; at most {limit} are allowed"
+                f"{others} (train with --set {self.name}.{setting}=... to allow more, or --set "
+                f"{self.name}.truncate=true to cut it)"
+            )
+        for place in long:
+            encoded[place] = encoded[place][:limit]
+        said = f"{len(long):,} of {len(texts):,} {side}s cut to {limit} tokens"
+        if long and said not in self._told:  # the same texts are evaluated again and again
+            self._told.add(said)
+            print(said, file=sys.stderr)
         return encoded
 
     def loss(self, model: nn.Module, batch: Batch, smoothing: float) -> tuple[Tensor, int, dict[str, float]]:
@@ -212,7 +223,8 @@ class TextToText(Task[Pair]):
         """The `n_best` answers to each source of a batch; in prediction `lines` are the numbers of the inputs."""
         beam, penalty = self.settings.beam, self.settings.length_penalty
         read = model, batch.source, batch.source_lengths
-        return search(*read, beam=beam, length_penalty=penalty, n_best=n_best)
+        options = self.search_options()
+        return search(*read, beam=beam, length_penalty=penalty, n_best=n_best, **options)
 
     def allow(self, n_best: int) -> None:
         """Raise `UserError` where so many answers cannot be given to one input."""

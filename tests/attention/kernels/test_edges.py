@@ -305,32 +305,56 @@ def test_the_operators_are_what_pytorch_expects(size: int) -> None:
         settings = (score, 0.5, 1.0, "softmax", 1.0, 0.0, 0)
         arguments = (query, key, value, net, *lists, None, along, *settings)
         torch.library.opcheck(torch.ops.regard.edge_attention.default, arguments)
+    settings = ("product", 0.5, 1.0, "softmax", 1.0, 0.0, 0)
+    shown = torch.ones(1, 1, len(lists.keys), dtype=torch.bool)
+    crossed = normal(1, size, 30, 2, seed=6).permute(0, 3, 2, 1).requires_grad_()
+    for mask in (None, shown):
+        arguments = (query, crossed, crossed, None, *lists, mask, None, *settings)
+        torch.library.opcheck(torch.ops.regard.edge_attention.default, arguments)
     # By key the edges are listed again where nobody has.
-    short = (
-        query,
-        key,
-        value,
-        None,
-        *lists[:2],
-        None,
-        None,
-        None,
-        None,
-        None,
-        "product",
-        0.5,
-        1.0,
-        "softmax",
-        1.0,
-        0.0,
-        0,
-    )
+    short = (query, key, value, None, *lists[:2], *[None] * 5, *settings)
     whole = (query, key, value, None, *lists, *short[9:])
     grads = [
         torch.autograd.grad(torch.ops.regard.edge_attention(*one)[0].sum(), (query, key, value))
         for one in (short, whole)
     ]
     assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+
+
+def test_the_operators_refuse_what_the_kernels_would_misread() -> None:
+    query, key, value = (normal(1, 2, 30, 8, seed=i) for i in range(3))
+    lists = regard.masks.edges(graph(30, 200)).lists(Grid(30, 30, 4, torch.device("cpu")), also_by_key=True)
+    mask = torch.ones(1, 1, len(lists.keys), dtype=torch.bool)
+    right = [query, key, value, None, *lists, mask, mask.double()]
+    settings = ("product", 0.5, 1.0, "softmax", 1.0, 0.0, 0)
+    torch.ops.regard.edge_attention(*right, *settings)
+    for place, wrong, why in (
+        (0, query.half(), "one type"),
+        (1, key[..., :4], "must fit query"),
+        (2, value[:, :, :20], "must be \\(batch, heads, length, size\\)"),
+        (3, normal(3, 8), "weight must be"),
+        (4, lists.starts[1:], "starts must be 31"),
+        (5, lists.keys.long(), "keys must be .* torch.int32"),
+        (9, mask[..., 1:], "mask must say something of"),
+        (9, mask.double(), "mask must be boolean"),
+        (10, normal(2, 1, len(lists.keys)), "bias must be"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            torch.ops.regard.edge_attention(*right[:place], wrong, *right[place + 1 :], *settings)
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("size", [8, 20])
+def test_scores_that_overflow_are_hidden_and_have_no_gradient(size: int, normalizer: str) -> None:
+    mask = regard.masks.edges(graph(30, 120))
+    query, key, value = (normal(2, 30, size, seed=i, dtype=torch.float32) for i in range(3))
+    query[:, 3:6] = 1e20
+    leaves = [t.requires_grad_() for t in (query, key, value)]
+    output = regard.attend(*leaves, score="distance", normalizer=normalizer, mask=mask, backend="edges")
+    assert not output[:, 3:6].any()
+    for grad in torch.autograd.grad(output.square().sum(), leaves):
+        assert grad.isfinite().all()
+        assert grad[:, 6:].any() or normalizer == "hardmax"
 
 
 def test_a_call_that_no_kernel_can_run_says_why_and_is_computed_all_the_same() -> None:

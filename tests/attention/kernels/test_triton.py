@@ -456,12 +456,13 @@ def test_short_and_empty(queries: int, keys: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_additive_scores(dtype: torch.dtype, scale: float) -> None:
+@pytest.mark.parametrize(("scale", "key_heads"), [(1.0, 2), (30.0, 2), (1.0, 1)])
+def test_additive_scores(dtype: torch.dtype, scale: float, key_heads: int) -> None:
     torch.manual_seed(1)
-    query, key, weight = torch.randn(1, 2, 17, 6) * scale, torch.randn(1, 2, 21, 6) * scale, torch.randn(2, 6)
+    query, key, weight = torch.randn(2, 2, 17, 6), torch.randn(2, key_heads, 21, 6), torch.randn(2, 6)
+    query, key = query * scale, key * scale
     leaves = [t.to(dtype) for t in (query, key, weight)]
-    grad = torch.randn(1, 2, 17, 21).to(dtype)
+    grad = torch.randn(2, 2, 17, 21).to(dtype)
 
     def plain(kind: torch.dtype) -> list[Tensor]:
         q, k, w = (t.to(kind).clone().requires_grad_() for t in leaves)
@@ -472,6 +473,7 @@ def test_additive_scores(dtype: torch.dtype, scale: float) -> None:
     found = [additive_scores(*moved), *additive_scores_backward(grad.to(DEVICE), *moved)]
     for one, exact, rough in zip(found, plain(torch.float64), plain(dtype), strict=True):
         assert one.dtype == dtype
+        assert one.shape == exact.shape
         near(one, exact, rough, "additive scores")
 
 

@@ -37,13 +37,13 @@ from regard.attention.kernels.supports import sum_rows
 from regard.attention.kernels.tile import FAST, INT, INT32
 from regard.attention.kernels.vectors import add_scaled, fetch_add, get, like, put
 
-__all__ = ["backward_keys", "backward_queries"]
+__all__ = ["away_from", "backward_keys", "backward_queries"]
 
 
 @njit(error_model="numpy")
 def through_normalizer(normalizer, parameter, weights, slopes, count, power, zero):  # type: ignore[no-untyped-def]
-    """The gradient of the scores of a support from that of its weights, in its place: as in `backward`, where there is
-    also a temperature, and w (1 - w) for a sigmoid."""
+    """The gradient of the scores of a support from that of its weights, in its place: by `_through` of `rows`, for
+    softmax over the temperature, and w (1 - w) for a sigmoid."""
     if normalizer == ENTMAX:
         if parameter == 2:
             through_one(weights, slopes, count, power)
@@ -161,7 +161,7 @@ def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                 if score in (PRODUCT, DISTANCE):
                     sum_rows(here, named, found, base, size, out, key_i, zero)
                     if score == DISTANCE:
-                        away_from(here, found, own, out, size, zero)
+                        away_from(here, INT, found, own, out, 1, 1, size, zero)
                 else:
                     if score == ADDITIVE:
                         additive_sums(own, here, named, found, base, size, key_i, sums, bend)
@@ -174,13 +174,19 @@ def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
 
 
 @njit(error_model="numpy", fastmath=FAST)
-def away_from(slopes, count, row, out, size, zero):  # type: ignore[no-untyped-def]
-    """out = 2 (out - row sum slopes): the gradient of minus a squared distance, from the sum of the others."""
-    total = zero
-    for e in range(count):
-        total = like(total + get(slopes, e, zero), zero)
-    for d in range(size):
-        put(out, d, 2 * (get(out, d, zero) - total * get(row, d, zero)), zero)
+def away_from(slopes, numbers, count, row, out, heads, apart, size, zero):  # type: ignore[no-untyped-def]
+    """out = 2 (out - row sum slopes): the gradient of minus a squared distance, from the sum of the others.
+
+    Of every head in a row of heads; the slopes of edges are `apart` from each other, and `numbers`, if there are any,
+    say which edges they are.
+    """
+    for h in range(heads):
+        total = zero
+        for e in range(count):
+            number = np.int64(get(numbers, e, INT32)) if numbers else e
+            total = like(total + get(slopes, number * apart + h, zero), zero)
+        for d in range(h * size, (h + 1) * size):
+            put(out, d, 2 * (get(out, d, zero) - total * get(row, d, zero)), zero)
 
 
 @njit(error_model="numpy", fastmath=FAST)
@@ -260,7 +266,7 @@ def key_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                         out = sums if again else to_key
                         sum_rows(here, named, found, base, size, out, query_i, zero)
                         if score == DISTANCE:
-                            away_from(here, found, own, out, size, zero)
+                            away_from(here, INT, found, own, out, 1, 1, size, zero)
                         if again:
                             add_scaled(out, size, one, to_key)
                         continue

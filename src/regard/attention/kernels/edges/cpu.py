@@ -56,10 +56,10 @@ def attention(
         return _small_attention(query, key, value, weight, starts, keys, settings)
     batch, heads, query_len, size = query.shape
     item, value_size = query.element_size(), value.shape[-1]
-    query, key, value = (_in_rows(t) for t in (query, key, value))
-    weight = None if weight is None else weight.contiguous()
     output = rows_like(value, query, value_size, False)
     weights = along_edges(query, len(keys), False)
+    query, key, value = (_in_rows(t) for t in (query, key, value))
+    weight = None if weight is None else weight.contiguous()
     score, numbers = _numbers(settings)
     room = _longest(starts) + MORE
     scratch = query.new_empty(threads() * forward.ROOMS * room)
@@ -106,10 +106,10 @@ def attention_backward(
     batch, heads, query_len, size = query.shape
     key_heads, key_len, value_size = *key.shape[1:3], value.shape[-1]
     item, group = query.element_size(), heads // key_heads
+    grads = [rows_like(t, t, t.shape[-1], False) for t in (query, key, value)]
     query, key, value, grad_output = (_in_rows(t) for t in (query, key, value, grad_output))
     weight, grad_weights = (None if t is None else t.contiguous() for t in (weight, grad_weights))
     weights = weights.contiguous()
-    grads = [rows_like(t, t, t.shape[-1], False) for t in (query, key, value)]
     blocks = -(-query_len // ROWS)
     grad_weight = query.new_zeros((batch, heads, blocks, size) if weight is not None else 0)
     grad_bias = query.new_empty((batch, heads, len(keys)) if want_bias else 0)
@@ -165,7 +165,7 @@ def _small_attention(
     query, key, value, own = _in_rows(query), _by_node(key), _by_node(value), _of_all(weight, heads)
     score, numbers = _numbers(settings)
     room, apart = _longest(starts) + MORE, _apart(heads, item)
-    scratch = query.new_empty(threads() * ((forward.ROOMS + apart + heads) * room + heads * size))
+    scratch = query.new_empty(threads() * ((apart + forward.ROOMS) * room + heads * size))
     in_threads(
         small.forward(item),
         [

@@ -47,7 +47,7 @@ ENTMAX, TOP, HARDMAX, SOFTMAX, SIGMOID = range(5)
 
 BOOL = np.bool_(False)
 ROOMS = 6
-"""How many rows' room the forward kernels need: scores, and what normalisers make of them."""
+"""How many rows' room `weigh` needs: scores, and what normalisers make of them."""
 
 
 @njit(error_model="numpy")
@@ -78,7 +78,7 @@ def support(row, count, keys, values, local, places, zero):  # type: ignore[no-u
 
 @njit(error_model="numpy", fastmath=FAST)
 def weigh(normalizer, parameter, row, count, room, item, zero):  # type: ignore[no-untyped-def]
-    """The weights of a row of scores, in their place; behind it there are `ROOMS` rows' room.
+    """The weights of a row of scores, in their place; it is the first of `ROOMS` rows' room.
 
     Returns how many are not zero, where the first row behind has these and the second their places; -1 where that is
     not known.

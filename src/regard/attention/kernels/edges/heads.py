@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
+from regard.attention.kernels.edges.intrinsics import emitted, load, store
 from regard.attention.kernels.edges.lists import (
     Derivative,
     Step,
@@ -24,7 +22,6 @@ from regard.attention.kernels.edges.lists import (
     step_bent,
     step_distance,
     step_product,
-    written,
 )
 from regard.attention.kernels.emit import I32, I64, Emit, Value
 from regard.attention.kernels.supports import chunks, place_of
@@ -40,19 +37,6 @@ __all__ = [
 ]
 
 
-def _beside(write: Callable[..., None]) -> Any:
-    """An intrinsic of eleven whole numbers and a number, whose instructions the decorated function writes."""
-
-    def typed(
-        context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any, j: Any, k: Any,
-        number: Any,
-    ) -> Any:  # fmt: skip
-        return types.void(*[types.intp] * 11, number), written(write, number)
-
-    typed.__name__ = write.__name__
-    return intrinsic(typed)
-
-
 def _sizes(e: Emit) -> list[int]:
     """How large a head may be: a power of two that fits into a vector."""
     return [size for size in (2, 4, 8, 16) if size <= e.lanes]
@@ -61,18 +45,20 @@ def _sizes(e: Emit) -> list[int]:
 def _compared(step: Step, weighted: bool) -> Callable[..., None]:
     def write(
         e: Emit, row: Value, weight: Value, places: Value, count: Value, rows: Value, size: Value, stride: Value,
-        out: Value, heads: Value, width: Value, none: Value, bend: Value,
+        out: Value, apart: Value, width: Value, bend: Value,
     ) -> None:  # fmt: skip
+        bent = e.splat(bend)
+
         def each(n: Value) -> list[Value]:
-            one, line = place_of(e, rows, places, n, stride), e.mul(n, heads)
+            one, line = place_of(e, rows, places, n, stride), e.mul(n, apart)
 
             def some(start: Value, vectors: int, mask: Value | None) -> None:
-                load = e.load if mask is None else lambda a, i: e.load_some(a, i, mask)
                 parts = []
                 for v in range(vectors):
                     at = e.add(start, e.lanes * v)
-                    w = load(weight, at) if weighted else None
-                    parts.append(step(e, load(row, at), load(one, at), w, bend, e.const(0.0)))
+                    mine, other = load(e, row, at, mask), load(e, one, at, mask)
+                    w = load(e, weight, at, mask) if weighted else None
+                    parts.append(step(e, mine, other, w, bent, e.const(0.0)))
 
                 def finish(parts: Sequence[Value], folds: int) -> None:
                     """Fold until a head of `size` is one number; which size that is, is known when it runs."""
@@ -99,29 +85,15 @@ def _compared(step: Step, weighted: bool) -> Callable[..., None]:
     return write
 
 
-@_beside
-def heads_product(e: Emit, *arguments: Value) -> None:
-    """out[n, h] = row[h] . rows[places[n], h], for heads of `size` in a row of `width`; rows of `out` are `heads`
-    apart, and behind the last there is room for a vector more. (The last whole number says nothing.)"""
-    _compared(step_product, False)(e, *arguments)
-
-
-@_beside
-def heads_distance(e: Emit, *arguments: Value) -> None:
-    """out[n, h] = -|row[h] - rows[places[n], h]|^2"""
-    _compared(step_distance, False)(e, *arguments)
-
-
-@_beside
-def heads_additive(e: Emit, *arguments: Value) -> None:
-    """out[n, h] = weight[h] . tanh(row[h] + rows[places[n], h])"""
-    _compared(step_additive, True)(e, *arguments)
-
-
-@_beside
-def heads_bent(e: Emit, *arguments: Value) -> None:
-    """The same with x where x > 0, otherwise bend x, in the place of tanh x."""
-    _compared(step_bent, True)(e, *arguments)
+heads_product = emitted(_compared(step_product, False))
+"""out[n, h] = row[h] . rows[places[n], h], for heads of `size` in a row of `width`; rows of `out` are `apart`, and
+behind the last there is room for a vector more."""
+heads_distance = emitted(_compared(step_distance, False))
+"""out[n, h] = -|row[h] - rows[places[n], h]|^2"""
+heads_additive = emitted(_compared(step_additive, True))
+"""out[n, h] = weight[h] . tanh(row[h] + rows[places[n], h])"""
+heads_bent = emitted(_compared(step_bent, True))
+"""The same with x where x > 0, otherwise bend x, in the place of tanh x."""
 
 
 Add = Callable[[Emit, Value, Value, Value, Value], tuple[Value, ...]]
@@ -129,22 +101,20 @@ Add = Callable[[Emit, Value, Value, Value, Value], tuple[Value, ...]]
 
 
 def _summed(add: Add, sums: int, most: int) -> Callable[..., None]:
-
     def write(
         e: Emit, row: Value, weights: Value, numbers: Value, places: Value, count: Value, rows: Value, size: Value,
         stride: Value, out: Value, width: Value, apart: Value, bend: Value,
     ) -> None:  # fmt: skip
         numbered = e.b.icmp_signed("!=", numbers, ir.Constant(I64, 0))
         listed = e.b.select(numbered, numbers, places)
-        heads = e.b.sdiv(width, size)
+        heads, bent = e.b.sdiv(width, size), e.splat(bend)
 
         def sized(head: int) -> None:
             spread = ir.Constant(ir.VectorType(I32, e.lanes), [lane // head for lane in range(e.lanes)])
 
             def some(start: Value, vectors: int, mask: Value | None) -> None:
-                load = e.load if mask is None else lambda a, i: e.load_some(a, i, mask)
                 at = [e.add(start, e.lanes * v) for v in range(vectors)]
-                mine = [load(row, place) if sums > 1 else e.const(0.0) for place in at]
+                mine = [load(e, row, place, mask) if sums > 1 else e.const(0.0) for place in at]
                 whose = [e.b.sdiv(place, ir.Constant(I64, head)) for place in at]
                 theirs = [e.first(e.b.sub(heads, first)) for first in whose]
 
@@ -156,7 +126,7 @@ def _summed(add: Add, sums: int, most: int) -> Callable[..., None]:
                     for v in range(vectors):
                         w = e.load_some(weights, e.add(number, whose[v]), theirs[v])
                         w = e.b.shuffle_vector(w, ir.Constant(e.vector, ir.Undefined), spread)
-                        more = add(e, w, load(one, at[v]), mine[v], bend)
+                        more = add(e, w, load(e, one, at[v], mask), mine[v], bent)
                         found += [
                             e.fma(w, part, total) if sums == 1 else e.b.fadd(part, total)
                             for part, total in zip(more, totals[v * sums : (v + 1) * sums], strict=True)
@@ -166,11 +136,7 @@ def _summed(add: Add, sums: int, most: int) -> Callable[..., None]:
                 totals = e.loop(0, count, 1, [e.const(0.0)] * (sums * vectors), body)
                 for v in range(vectors):
                     for s in range(sums):
-                        place = e.add(at[v], e.mul(width, s))
-                        if mask is None:
-                            e.store(totals[v * sums + s], out, place)
-                        else:
-                            e.store_some(totals[v * sums + s], out, place, mask)
+                        store(e, totals[v * sums + s], out, e.add(at[v], e.mul(width, s)), mask)
 
             chunks(e, width, most, some)
 
@@ -180,25 +146,15 @@ def _summed(add: Add, sums: int, most: int) -> Callable[..., None]:
     return write
 
 
-@_beside
-def heads_sum(e: Emit, *arguments: Value) -> None:
-    """out[h] = sum_n weights[numbers[n], h] rows[places[n], h]; without `numbers` it is weights[n, h]. The weights of
-    edges are `apart` from each other."""
-    _summed(lambda e, w, one, mine, bend: (one,), 1, 4)(e, *arguments)
-
-
-def _derived(derive: Derivative) -> Callable[..., tuple[Value, ...]]:
+def _derived(derive: Derivative) -> Add:
     return lambda e, w, one, mine, bend: derive(e, e.b.fadd(mine, one), w, bend)
 
 
-@_beside
-def heads_additive_sums(e: Emit, *arguments: Value) -> None:
-    """out[0] = sum_n weights[n] (1 - tanh^2), out[1] = sum_n weights[n] tanh, each of tanh(row + rows[places[n]]) and
-    of `width` numbers, with a head's weight for all its channels."""
-    _summed(_derived(of_tanh), 2, 1)(e, *arguments)
-
-
-@_beside
-def heads_bent_sums(e: Emit, *arguments: Value) -> None:
-    """The same of x where x > 0, otherwise bend x."""
-    _summed(_derived(of_bent), 2, 1)(e, *arguments)
+heads_sum = emitted(_summed(lambda e, w, one, mine, bend: (one,), 1, 4))
+"""out[h] = sum_n weights[numbers[n], h] rows[places[n], h]; without `numbers` it is weights[n, h]. The weights of
+edges are `apart` from each other."""
+heads_additive_sums = emitted(_summed(_derived(of_tanh), 2, 1))
+"""out[0] = sum_n weights[n] (1 - tanh^2), out[1] = sum_n weights[n] tanh, each of tanh(row + rows[places[n]]) and of
+`width` numbers, with a head's weight for all its channels."""
+heads_bent_sums = emitted(_summed(_derived(of_bent), 2, 1))
+"""The same of x where x > 0, otherwise bend x."""

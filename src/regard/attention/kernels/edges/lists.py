@@ -1,18 +1,15 @@
 """The inner loops of attention along edges: one row of numbers against those that a list of places names.
 
-As in `vectors`, addresses are whole numbers and sizes and distances count numbers; the last argument, a number, stands
-for their type, and is the bend of an activation where there is one.
+The last argument of each is the bend of an activation, and where there is none a number of the same type.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
+from regard.attention.kernels.edges.intrinsics import emitted, load, store
 from regard.attention.kernels.emit import I32, Emit, Value
 from regard.attention.kernels.supports import chunks, place_of
 
@@ -33,34 +30,10 @@ __all__ = [
     "step_bent",
     "step_distance",
     "step_product",
-    "written",
 ]
 
 LISTED = 4
 """So many rows of a list are read side by side: their sums need not wait for each other."""
-
-
-def listed(write: Callable[..., None]) -> Any:
-    """An intrinsic of eight whole numbers and a number, whose instructions the decorated function writes."""
-
-    def typed(
-        context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, number: Any
-    ) -> Any:
-        return types.void(*[types.intp] * 8, number), written(write, number)
-
-    typed.__name__ = write.__name__
-    return intrinsic(typed)
-
-
-def written(write: Callable[..., None], number: Any) -> Callable[..., Value]:
-    """Code for a type of number by the function that writes its instructions, the last argument in all lanes."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
-        emit = Emit(builder, number)
-        write(emit, *arguments[:-1], emit.splat(arguments[-1]))
-        return context.get_dummy_value()
-
-    return codegen
 
 
 def folded(e: Emit, one: Value, two: Value) -> Value:
@@ -83,6 +56,7 @@ def _totals(e: Emit, vectors: Sequence[Value]) -> Value:
 
 
 Step = Callable[[Emit, Value, Value, Value | None, Value, Value], Value]
+"""From a row's vector, a listed row's, the weight's, the bend and a sum: that sum with what they add to it."""
 
 
 def _compared(step: Step, weighted: bool) -> Callable[..., None]:
@@ -91,7 +65,7 @@ def _compared(step: Step, weighted: bool) -> Callable[..., None]:
         out: Value, bend: Value,
     ) -> None:  # fmt: skip
         group = min(LISTED, e.lanes)
-        last = e.add(count, -1)
+        last, bent = e.add(count, -1), e.splat(bend)
 
         def some(n: Value) -> list[Value]:
             ones = []
@@ -102,10 +76,10 @@ def _compared(step: Step, weighted: bool) -> Callable[..., None]:
                 ones.append(place_of(e, rows, places, place, stride))
 
             def body(d: Value, sums: Sequence[Value], mask: Value | None) -> list[Value]:
-                load = e.load if mask is None else lambda a, i: e.load_some(a, i, mask)
-                mine, w = load(row, d), load(weight, d) if weighted else None
+                mine, w = load(e, row, d, mask), load(e, weight, d, mask) if weighted else None
                 return [
-                    step(e, mine, load(one, d), w, bend, total) for one, total in zip(ones, sums, strict=True)
+                    step(e, mine, load(e, one, d, mask), w, bent, total)
+                    for one, total in zip(ones, sums, strict=True)
                 ]
 
             sums = e.over(size, body, [e.const(0.0)] * group)
@@ -138,28 +112,14 @@ def leaky(e: Emit, x: Value, bend: Value) -> Value:
     return e.b.select(e.b.fcmp_ordered(">", x, e.const(0.0)), x, e.b.fmul(x, bend))
 
 
-@listed
-def listed_product(e: Emit, *arguments: Value) -> None:
-    """out[n] = row . rows[places[n]]; `out` needs room for a vector more."""
-    _compared(step_product, False)(e, *arguments)
-
-
-@listed
-def listed_distance(e: Emit, *arguments: Value) -> None:
-    """out[n] = -|row - rows[places[n]]|^2"""
-    _compared(step_distance, False)(e, *arguments)
-
-
-@listed
-def listed_additive(e: Emit, *arguments: Value) -> None:
-    """out[n] = weight . tanh(row + rows[places[n]])"""
-    _compared(step_additive, True)(e, *arguments)
-
-
-@listed
-def listed_bent(e: Emit, *arguments: Value) -> None:
-    """The same with x where x > 0, otherwise bend x, in the place of tanh x."""
-    _compared(step_bent, True)(e, *arguments)
+listed_product = emitted(_compared(step_product, False))
+"""out[n] = row . rows[places[n]]; `out` needs room for a vector more."""
+listed_distance = emitted(_compared(step_distance, False))
+"""out[n] = -|row - rows[places[n]]|^2"""
+listed_additive = emitted(_compared(step_additive, True))
+"""out[n] = weight . tanh(row + rows[places[n]])"""
+listed_bent = emitted(_compared(step_bent, True))
+"""The same with x where x > 0, otherwise bend x, in the place of tanh x."""
 
 
 Derivative = Callable[[Emit, Value, Value, Value], tuple[Value, Value]]
@@ -182,38 +142,26 @@ def _summed(derive: Derivative) -> Callable[..., None]:
         e: Emit, row: Value, slopes: Value, places: Value, count: Value, rows: Value, size: Value, stride: Value,
         out: Value, bend: Value,
     ) -> None:  # fmt: skip
+        bent = e.splat(bend)
+
         def some(start: Value, vectors: int, mask: Value | None) -> None:
-            mine = e.load(row, start) if mask is None else e.load_some(row, start, mask)
+            mine = load(e, row, start, mask)
 
             def body(n: Value, *sums: Value) -> list[Value]:
-                one = e.add(place_of(e, rows, places, n, stride), e.mul(start, e.bytes))
-                other = e.load(one) if mask is None else e.load_some(one, 0, mask)
-                slope = e.broadcast(slopes, n)
-                steep, value = derive(e, e.b.fadd(mine, other), slope, bend)
+                other = load(e, place_of(e, rows, places, n, stride), start, mask)
+                steep, value = derive(e, e.b.fadd(mine, other), e.broadcast(slopes, n), bent)
                 return [e.b.fadd(sums[0], steep), e.b.fadd(sums[1], value)]
 
             for n, total in enumerate(e.loop(0, count, 1, [e.const(0.0)] * 2, body)):
-                at = e.add(start, e.mul(size, n))
-                if mask is None:
-                    e.store(total, out, at)
-                else:
-                    e.store_some(total, out, at, mask)
+                store(e, total, out, e.add(start, e.mul(size, n)), mask)
 
         chunks(e, size, 1, some)
 
     return write
 
 
-@listed
-def additive_sums(e: Emit, *arguments: Value) -> None:
-    """out[0] = sum_n slopes[n] (1 - tanh^2), out[1] = sum_n slopes[n] tanh, each of tanh(row + rows[places[n]]) and of
-    `size` numbers: what gradients of rows and of the weight are made of."""
-
-    _summed(of_tanh)(e, *arguments)
-
-
-@listed
-def bent_sums(e: Emit, *arguments: Value) -> None:
-    """The same of x where x > 0, otherwise bend x."""
-
-    _summed(of_bent)(e, *arguments)
+additive_sums = emitted(_summed(of_tanh))
+"""out[0] = sum_n slopes[n] (1 - tanh^2), out[1] = sum_n slopes[n] tanh, each of tanh(row + rows[places[n]]) and of
+`size` numbers: what gradients of rows and of the weight are made of."""
+bent_sums = emitted(_summed(of_bent))
+"""The same of x where x > 0, otherwise bend x."""

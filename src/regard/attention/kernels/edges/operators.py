@@ -56,6 +56,55 @@ def attention(
     return found
 
 
+def _check(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    weight: Tensor | None,
+    starts: Tensor,
+    keys: Tensor,
+    turns: Tensor | None,
+    queries: Tensor | None,
+    order: Tensor | None,
+    mask: Tensor | None,
+    bias: Tensor | None,
+) -> None:
+    """Raise `ValueError` unless tensors have the types and shapes that the kernels read; places are not looked at."""
+    kinds = {tensor.dtype for tensor in (query, key, value, weight, bias) if tensor is not None}
+    if len(kinds) != 1 or query.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"tensors must have one type, float32 or float64, they have {kinds}")
+    shapes = [tuple(tensor.shape) for tensor in (query, key, value)]
+    if not query.ndim == key.ndim == value.ndim == 4 or shapes[1][:3] != shapes[2][:3]:
+        raise ValueError(f"query, key and value must be (batch, heads, length, size), they are {shapes}")
+    batch, heads, query_len, size = query.shape
+    if key.shape[0] != batch or heads % max(key.shape[1], 1) or key.shape[-1] != size:
+        raise ValueError(f"key must fit query {shapes[0]}, it is {shapes[1]}")
+    if weight is not None and weight.shape not in ((1, size), (heads, size)):
+        raise ValueError(
+            f"weight must be (heads or 1, size) of query {shapes[0]}, it is {tuple(weight.shape)}"
+        )
+    for name, picture in (("mask", mask), ("bias", bias)):
+        if picture is None:
+            continue
+        if picture.ndim != 3 or picture.shape[0] not in (1, batch) or picture.shape[1] not in (1, heads):
+            raise ValueError(f"{name} must be (batch or 1, heads or 1, edges), it is {tuple(picture.shape)}")
+        if picture.shape[2] != len(keys):
+            raise ValueError(f"{name} must say something of {len(keys)} edges, it is {tuple(picture.shape)}")
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"mask must be boolean, it is {mask.dtype}")
+    for name, listed, dtype, length in (
+        ("starts", starts, torch.int64, query_len + 1),
+        ("keys", keys, torch.int32, len(keys)),
+        ("turns", turns, torch.int64, key.shape[2] + 1),
+        ("queries", queries, torch.int32, len(keys)),
+        ("order", order, torch.int32, len(keys)),
+    ):
+        if listed is not None and not (
+            listed.dtype == dtype and listed.shape == (length,) and listed.is_contiguous()
+        ):
+            raise ValueError(f"{name} must be {length} contiguous numbers of {dtype}")
+
+
 def _run(name: str) -> Any:
     """The kernel of an operator, which takes the settings as one."""
     fields = len(EdgeSettings._fields)
@@ -63,7 +112,8 @@ def _run(name: str) -> Any:
     def run(*arguments: Any) -> Any:
         from regard.attention.kernels.edges import cpu
 
-        last = len(arguments) - (name == "attention_backward")
+        first, last = (0, len(arguments)) if name == "attention" else (2, len(arguments) - 1)
+        _check(*arguments[first : first + 11])
         settings = EdgeSettings(*arguments[last - fields : last])
         return getattr(cpu, name)(*arguments[: last - fields], settings, *arguments[last:])
 

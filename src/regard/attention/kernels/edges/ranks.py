@@ -6,35 +6,26 @@ is among the best; that takes a few instructions for each score, and no branch w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
+from regard.attention.kernels.edges.intrinsics import emitted
 from regard.attention.kernels.emit import I64, Emit, Value
 
 __all__ = ["best_of_row", "entmax15_row", "sparsemax_row"]
 
 
-def _ranked(write: Callable[[Emit, Value, Value, Value, Value], Value]) -> Any:
+def _ranked(become: Callable[[Emit, Value, Value, Value, Value], Value]) -> Callable[..., None]:
     """An intrinsic of a row, how many scores it has (at most one vector's) and a number, the largest of them or how
     many are to be kept; the decorated function tells what is to be in the row's place."""
 
-    def typed(context: Any, row: Any, count: Any, number: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
-            e = Emit(builder, number)
-            row, count, extra = arguments
-            mask = e.first(count)
-            x = e.load_some(row, 0, mask, float("-inf"))
-            e.store_some(write(e, row, count, x, e.splat(extra)), row, 0, mask)
-            return context.get_dummy_value()
+    def write(e: Emit, row: Value, count: Value, number: Value) -> None:
+        mask = e.first(count)
+        x = e.load_some(row, 0, mask, float("-inf"))
+        e.store_some(become(e, row, count, x, e.splat(number)), row, 0, mask)
 
-        return types.void(types.intp, types.intp, number), codegen
-
-    typed.__name__ = write.__name__
-    return intrinsic(typed)
+    return emitted(write)
 
 
 def _popcount(e: Emit, chosen: Value) -> Value:

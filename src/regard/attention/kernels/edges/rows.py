@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
+from regard.attention.kernels.edges.intrinsics import emitted, load, store
 from regard.attention.kernels.edges.lists import leaky
 from regard.attention.kernels.emit import Emit, Value
 from regard.attention.kernels.rows import power_of
@@ -34,49 +32,13 @@ __all__ = [
 ]
 
 
-def _row(count: int) -> Callable[[Callable[..., Value | None]], Any]:
-    """An intrinsic of `count` whole numbers and a number, whose instructions the decorated function writes; it returns
-    that number's type or nothing."""
-
-    def decorated(write: Callable[..., Value | None]) -> Any:
-        gives = write.__annotations__["return"] != "None"
-
-        def codegen_of(number: Any) -> Any:
-            def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
-                found = write(Emit(builder, number), *arguments)
-                return found if gives else context.get_dummy_value()
-
-            return (number if gives else types.void)(*[types.intp] * count, number), codegen
-
-        made: dict[int, Any] = {
-            2: lambda context, a, b, number: codegen_of(number),
-            3: lambda context, a, b, c, number: codegen_of(number),
-        }
-        typed = made[count]
-        typed.__name__ = write.__name__
-        return intrinsic(typed)
-
-    return decorated
-
-
-def _load(e: Emit, row: Value, i: Value, mask: Value | None, other: float = 0.0) -> Value:
-    return e.load(row, i) if mask is None else e.load_some(row, i, mask, other)
-
-
-def _store(e: Emit, value: Value, row: Value, i: Value, mask: Value | None) -> None:
-    if mask is None:
-        e.store(value, row, i)
-    else:
-        e.store_some(value, row, i, mask)
-
-
-@_row(2)
+@emitted
 def highest(e: Emit, row: Value, count: Value, zero: Value) -> Value:
     """The largest of `count` numbers; no number where one of them is none."""
 
     def body(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
         most, bad = carried
-        some = _load(e, row, i, mask, float("-inf"))
+        some = load(e, row, i, mask, float("-inf"))
         larger = e.b.select(e.b.fcmp_ordered(">", some, most), some, most)
         return [larger, e.b.or_(bad, e.b.fcmp_unordered("uno", some, some))]
 
@@ -94,142 +56,114 @@ LEAST = {4: -80.0, 8: -700.0}
 """e to less than this counts as zero."""
 
 
-@intrinsic
-def softmax_row(context: Any, row: Any, count: Any, largest: Any, scale: Any) -> Any:
+@emitted
+def softmax_row(e: Emit, row: Value, count: Value, largest: Value, scale: Value) -> Value:
     """row = e^(scale (row - largest)); their sum. The largest is finite."""
-    number = largest
+    most, times, least = e.splat(largest), e.splat(scale), e.const(LEAST[e.bytes])
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
-        e = Emit(builder, number)
-        row, count, largest, scale = arguments
-        most, times, least = e.splat(largest), e.splat(scale), e.const(LEAST[e.bytes])
+    def body(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
+        x = e.b.fmul(e.b.fsub(load(e, row, i, mask, float("-inf")), most), times)
+        seen = e.b.fcmp_ordered(">=", x, least)
+        found = e.b.select(seen, e.exp(e.b.select(seen, x, least)), e.const(0.0))
+        store(e, found, row, i, mask)
+        return [e.b.fadd(carried[0], found)]
 
-        def body(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
-            x = builder.fmul(builder.fsub(_load(e, row, i, mask, float("-inf")), most), times)
-            seen = builder.fcmp_ordered(">=", x, least)
-            found = builder.select(seen, e.exp(builder.select(seen, x, least)), e.const(0.0))
-            _store(e, found, row, i, mask)
-            return [builder.fadd(carried[0], found)]
-
-        return e.total(e.over(count, body, [e.const(0.0)])[0])
-
-    return number(types.intp, types.intp, largest, scale), codegen
+    return e.total(e.over(count, body, [e.const(0.0)])[0])
 
 
-@_row(2)
+@emitted
 def divide_row(e: Emit, row: Value, count: Value, total: Value) -> None:
     """row = row / total"""
     whole = e.splat(total)
 
     def body(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
-        _store(e, e.b.fdiv(_load(e, row, i, mask), whole), row, i, mask)
+        store(e, e.b.fdiv(load(e, row, i, mask), whole), row, i, mask)
         return []
 
     e.over(count, body)
 
 
-@_row(2)
+@emitted
 def sigmoid_row(e: Emit, row: Value, count: Value, shift: Value) -> None:
     """row = 1 / (1 + e^-(row + shift)), exactly zero for minus infinity."""
     more = e.splat(shift)
 
     def body(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
-        x = e.b.fadd(_load(e, row, i, mask), more)
+        x = e.b.fadd(load(e, row, i, mask), more)
         power = e.exp(e.b.fneg(e.clamped(x, -LEAST[e.bytes])))
         found = e.b.fdiv(e.const(1.0), e.b.fadd(e.const(1.0), power))
         found = e.b.select(e.b.fcmp_ordered("<", x, e.const(LEAST[e.bytes])), e.const(0.0), found)
-        _store(e, e.b.select(e.b.fcmp_unordered("uno", x, x), x, found), row, i, mask)
+        store(e, e.b.select(e.b.fcmp_unordered("uno", x, x), x, found), row, i, mask)
         return []
 
     e.over(count, body)
 
 
-@intrinsic
-def shape_row(context: Any, row: Any, count: Any, factor: Any, leak: Any) -> Any:
+@emitted
+def shape_row(e: Emit, row: Value, count: Value, factor: Value, leak: Value) -> None:
     """row = factor row, and where that is not above zero leak factor row"""
-    number = factor
+    times, less = e.splat(factor), e.splat(leak)
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
-        e = Emit(builder, number)
-        row, count, factor, leak = arguments
-        times, less = e.splat(factor), e.splat(leak)
+    def body(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
+        store(e, leaky(e, e.b.fmul(load(e, row, i, mask), times), less), row, i, mask)
+        return []
 
-        def body(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
-            _store(e, leaky(e, builder.fmul(_load(e, row, i, mask), times), less), row, i, mask)
-            return []
-
-        e.over(count, body)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, factor, leak), codegen
+    e.over(count, body)
 
 
-@intrinsic
-def shape_slopes(context: Any, slopes: Any, row: Any, count: Any, factor: Any, leak: Any) -> Any:
+@emitted
+def shape_slopes(e: Emit, slopes: Value, row: Value, count: Value, factor: Value, leak: Value) -> None:
     """The gradient of `row` from that of what `shape_row` makes of it, in its place."""
-    number = factor
+    times, less = e.splat(factor), e.splat(leak)
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
-        e = Emit(builder, number)
-        slopes, row, count, factor, leak = arguments
-        times, less = e.splat(factor), e.splat(leak)
+    def body(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
+        slope = e.b.fmul(load(e, slopes, i, mask), times)
+        above = e.b.fcmp_ordered(">", e.b.fmul(load(e, row, i, mask), times), e.const(0.0))
+        store(e, e.b.select(above, slope, e.b.fmul(slope, less)), slopes, i, mask)
+        return []
 
-        def body(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
-            slope = builder.fmul(_load(e, slopes, i, mask), times)
-            above = builder.fcmp_ordered(">", builder.fmul(_load(e, row, i, mask), times), e.const(0.0))
-            _store(e, builder.select(above, slope, builder.fmul(slope, less)), slopes, i, mask)
-            return []
-
-        e.over(count, body)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, types.intp, factor, leak), codegen
+    e.over(count, body)
 
 
-@intrinsic
-def copy_row(context: Any, row: Any, count: Any, out: Any, zero: Any) -> Any:
+@emitted
+def copy_row(e: Emit, row: Value, count: Value, out: Value, zero: Value) -> None:
     """out = row"""
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
-        e = Emit(builder, zero)
-        row, count, out, _ = arguments
+    def body(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
+        store(e, load(e, row, i, mask), out, i, mask)
+        return []
 
-        def body(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
-            _store(e, _load(e, row, i, mask), out, i, mask)
-            return []
-
-        e.over(count, body)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, types.intp, zero), codegen
+    e.over(count, body)
 
 
-def _through(share: Callable[[Emit, Value, Value], Value]) -> Any:
+def _through(share: Callable[[Emit, Value, Value], Value]) -> Callable[..., None]:
     def write(e: Emit, weights: Value, slopes: Value, count: Value, power: Value) -> None:
         exponent = e.splat(power)
 
         def of(i: Value, mask: Value | None) -> tuple[Value, Value]:
-            s = share(e, _load(e, weights, i, mask, 1.0), exponent)
+            s = share(e, load(e, weights, i, mask, 1.0), exponent)
             if mask is not None:
                 s = e.b.select(mask, s, e.const(0.0))
-            return s, _load(e, slopes, i, mask)
+            return s, load(e, slopes, i, mask)
 
         def add(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
             s, g = of(i, mask)
             return [e.b.fadd(carried[0], s), e.fma(s, g, carried[1])]
 
+        none = ir.Constant(e.scalar, 0.0)
         whole, mean = (e.total(part) for part in e.over(count, add, [e.const(0.0)] * 2))
+        # Scores may all have overflown to minus infinity: then there is no weight.
+        whole = e.b.select(e.b.fcmp_ordered("==", whole, none), ir.Constant(e.scalar, 1.0), whole)
         mean = e.splat(e.b.fdiv(mean, whole))
 
         def put(i: Value, carried: Sequence[Value], mask: Value | None) -> list[Value]:
             s, g = of(i, mask)
-            _store(e, e.b.fmul(s, e.b.fsub(g, mean)), slopes, i, mask)
+            store(e, e.b.fmul(s, e.b.fsub(g, mean)), slopes, i, mask)
             return []
 
         e.over(count, put)
 
-    write.__name__ = f"through_{share.__name__}"
-    return _row(3)(write)
+    return emitted(write)
 
 
 def one(e: Emit, weight: Value, power: Value) -> Value:

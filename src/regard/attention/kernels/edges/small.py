@@ -1,7 +1,7 @@
 """Attention along edges on the CPU with small heads, forward: what a node has in all its heads is read at once.
 
 The steps are those of `forward`. The scores of a query are a table, with a row for each edge and a column for each
-head; most normalisers take them so, for the others each head has a row of its own.
+head; softmax and the sparse normalisers of few edges take them so, for the others a head at a time is put into a row.
 """
 
 from __future__ import annotations
@@ -51,30 +51,27 @@ SHORT = 64
 def compare(score, row, weight, places, count, rows, size, stride, out, apart, width, bend):  # type: ignore[no-untyped-def]
     """The scores of a node's heads against those of a list."""
     if score == PRODUCT:
-        heads_product(row, weight, places, count, rows, size, stride, out, apart, width, INT, bend)
+        heads_product(row, weight, places, count, rows, size, stride, out, apart, width, bend)
     elif score == DISTANCE:
-        heads_distance(row, weight, places, count, rows, size, stride, out, apart, width, INT, bend)
+        heads_distance(row, weight, places, count, rows, size, stride, out, apart, width, bend)
     elif score == ADDITIVE:
-        heads_additive(row, weight, places, count, rows, size, stride, out, apart, width, INT, bend)
+        heads_additive(row, weight, places, count, rows, size, stride, out, apart, width, bend)
     else:
-        heads_bent(row, weight, places, count, rows, size, stride, out, apart, width, INT, bend)
+        heads_bent(row, weight, places, count, rows, size, stride, out, apart, width, bend)
 
 
 @njit(error_model="numpy")
-def drop(weights, numbers, places, count, out, heads, apart, seed, first, step, key, dropout, zero):  # type: ignore[no-untyped-def]
-    """The weights of some edges with dropout, one edge after the other. Either `places` are keys of one query, or `key`
-    is one key and `places` are queries; `first` is the number of the query, or of the first one."""
+def drop(table, places, count, heads, apart, seed, first, step, key, dropout, zero):  # type: ignore[no-untyped-def]
+    """Dropout of the weights of some edges, a row of a table each. Either `places` are keys of one query, or `key` is
+    one key, not below zero, and `places` are queries. `first` is the number of the query, or of the first one, in
+    the first head; in the next one it is `step` more."""
     for e in range(count):
         place = np.int64(get(places, e, INT32))
-        number = np.int64(get(numbers, e, INT32)) * heads if numbers else e * apart
         for h in range(heads):
             row = first + h * step
-            share = (
-                kept_share(seed, row, place, dropout)
-                if key < 0
-                else kept_share(seed, row + place, key, dropout)
-            )
-            put(out, e * apart + h, get(weights, number + h, zero) * share, zero)
+            own, other = (row, place) if key < 0 else (row + place, key)
+            share = kept_share(seed, own, other, dropout)
+            put(table, e * apart + h, get(table, e * apart + h, zero) * share, zero)
 
 
 @njit(error_model="numpy", fastmath=FAST)
@@ -93,11 +90,12 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     leak, bend = like(get(numbers, 2, 0.0), zero), like(get(numbers, 3, 0.0), zero)
     factor = like(get(numbers, 4, 0.0), zero)
 
-    # A row of the table for each edge, of whole vectors; then a row for each head, and what a normaliser needs.
+    # A row of the table for each edge, of whole vectors; then a row for the scores of a head, with what a normaliser
+    # needs behind it; then the query's heads side by side.
     lanes = WIDTH // item
     apart = -(-heads // lanes) * lanes
-    table = scratch + thread * ((ROOMS + apart + heads) * room + heads * size) * item
-    lines, own = table + apart * room * item, table + (ROOMS + apart + heads) * room * item
+    table = scratch + thread * ((apart + ROOMS) * room + heads * size) * item
+    line, own = table + apart * room * item, table + (apart + ROOMS) * room * item
     width, value_width = heads * size, heads * value_size
     blocks = -(-query_len // rows)
 
@@ -128,9 +126,7 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
             elif count <= SHORT and normalizer == ENTMAX and parameter == 1.5:
                 heads_entmax15(table, count, apart, zero)
             else:
-                # From the end: a normaliser writes behind the row that it is given.
                 for h in range(heads):
-                    line = lines + (heads - 1 - h) * room * item
                     for e in range(count):
                         put(line, e, get(table, e * apart + h, zero), zero)
                     weigh(normalizer, parameter, line, count, room, item, zero)
@@ -139,21 +135,7 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
             heads_compact(table, count, heads, apart, weights + (n * edges + first) * heads * item, zero)
             if dropout > 0:
                 place = n * heads * query_len + i
-                drop(
-                    table,
-                    INT,
-                    listed,
-                    count,
-                    table,
-                    heads,
-                    apart,
-                    seed,
-                    place,
-                    query_len,
-                    INT - 1,
-                    dropout,
-                    zero,
-                )
+                drop(table, listed, count, heads, apart, seed, place, query_len, INT - 1, dropout, zero)
             out = output + (n * query_len + i) * value_width * item
             heads_sum(
                 INT, table, INT, listed, count, values, value_size, value_width, out, value_width, apart, zero

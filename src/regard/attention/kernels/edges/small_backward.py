@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from regard.attention.kernels.edges.backward import away_from
 from regard.attention.kernels.edges.forward import (
     ADDITIVE,
     DISTANCE,
@@ -67,12 +68,8 @@ def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     a = arguments + 24
     query, key, value, weight = get(a, 0, INT), get(a, 1, INT), get(a, 2, INT), get(a, 3, INT)
     starts, keys, grad_output, grad_weights = get(a, 4, INT), get(a, 5, INT), get(a, 6, INT), get(a, 7, INT)
-    weights, slopes, grad_query, grad_weight = (
-        get(a, 8, INT),
-        get(a, 9, INT),
-        get(a, 10, INT),
-        get(a, 11, INT),
-    )
+    weights, slopes = get(a, 8, INT), get(a, 9, INT)
+    grad_query, grad_weight = get(a, 10, INT), get(a, 11, INT)
     scratch, room, numbers = get(a, 12, INT), get(a, 13, INT), get(a, 14, INT)
     heads, query_len, key_len, edges = get(a, 15, INT), get(a, 16, INT), get(a, 17, INT), get(a, 18, INT)
     size, value_size, score, normalizer = get(a, 19, INT), get(a, 20, INT), get(a, 21, INT), get(a, 22, INT)
@@ -98,52 +95,21 @@ def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
             first = get(starts, i, INT)
             count = get(starts, i + 1, INT) - first
             own, listed = query + (n * query_len + i) * width * item, keys + first * 4
-            kept, here = (
-                weights + (n * edges + first) * heads * item,
-                slopes + (n * edges + first) * heads * item,
-            )
+            line = (n * edges + first) * heads * item
+            kept, here = weights + line, slopes + line
             source = grad_output + (n * query_len + i) * value_width * item
             compare(
-                PRODUCT,
-                source,
-                INT,
-                listed,
-                count,
-                values,
-                value_size,
-                value_width,
-                table,
-                apart,
-                value_width,
-                zero,
-            )
+                PRODUCT, source, INT, listed, count, values, value_size, value_width, table, apart, value_width, zero
+            )  # fmt: skip
             if dropout > 0:
                 place = n * heads * query_len + i
-                drop(
-                    table,
-                    INT,
-                    listed,
-                    count,
-                    table,
-                    heads,
-                    apart,
-                    seed,
-                    place,
-                    query_len,
-                    INT - 1,
-                    dropout,
-                    zero,
-                )
+                drop(table, listed, count, heads, apart, seed, place, query_len, INT - 1, dropout, zero)
             if grad_weights:
-                more = grad_weights + (n * edges + first) * heads * item
+                more = grad_weights + line
                 for e in range(count):
                     for h in range(heads):
-                        put(
-                            table,
-                            e * apart + h,
-                            get(table, e * apart + h, zero) + get(more, e * heads + h, zero),
-                            zero,
-                        )
+                        place = e * apart + h
+                        put(table, place, get(table, place, zero) + get(more, e * heads + h, zero), zero)
             through_normalizer(normalizer, parameter, kept, table, count, heads, apart, zero)
             if leak != 1:
                 compare(score, own, weight, listed, count, base, size, width, raw, apart, width, bend)
@@ -169,18 +135,6 @@ def query_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                 for d in range(width):
                     put(out, d, get(weight, d, zero) * get(sums, d, zero), zero)
                     put(part, d, get(part, d, zero) + get(sums, width + d, zero), zero)
-
-
-@njit(error_model="numpy", fastmath=FAST)
-def away_from(slopes, numbers, count, row, out, heads, apart, size, zero):  # type: ignore[no-untyped-def]
-    """out = 2 (out - row sum slopes): the gradient of minus a squared distance, from the sum of the others."""
-    for h in range(heads):
-        total = zero
-        for e in range(count):
-            number = np.int64(get(numbers, e, INT32)) if numbers else e
-            total = like(total + get(slopes, number * apart + h, zero), zero)
-        for d in range(h * size, (h + 1) * size):
-            put(out, d, 2 * (get(out, d, zero) - total * get(row, d, zero)), zero)
 
 
 @njit(error_model="numpy", fastmath=FAST)
@@ -216,52 +170,18 @@ def key_tasks(arguments, zero):  # type: ignore[no-untyped-def]
             count = get(turns, j + 1, INT) - first
             sources, listed = queries + first * 4, order + first * 4
             out = grad_value + (n * key_len + j) * value_width * item
+            shares, numbered, stride = kept, listed, heads
             if dropout > 0:
+                for e in range(count):
+                    line = np.int64(get(listed, e, INT32)) * heads
+                    for h in range(heads):
+                        put(table, e * apart + h, get(kept, line + h, zero), zero)
                 place = n * heads * query_len
-                drop(
-                    kept,
-                    listed,
-                    sources,
-                    count,
-                    table,
-                    heads,
-                    apart,
-                    seed,
-                    place,
-                    query_len,
-                    j,
-                    dropout,
-                    zero,
-                )
-                heads_sum(
-                    INT,
-                    table,
-                    INT,
-                    sources,
-                    count,
-                    above,
-                    value_size,
-                    value_width,
-                    out,
-                    value_width,
-                    apart,
-                    zero,
-                )
-            else:
-                heads_sum(
-                    INT,
-                    kept,
-                    listed,
-                    sources,
-                    count,
-                    above,
-                    value_size,
-                    value_width,
-                    out,
-                    value_width,
-                    heads,
-                    zero,
-                )
+                drop(table, sources, count, heads, apart, seed, place, query_len, j, dropout, zero)
+                shares, numbered, stride = table, INT, apart
+            heads_sum(
+                INT, shares, numbered, sources, count, above, value_size, value_width, out, value_width, stride, zero
+            )  # fmt: skip
             own = key + (n * key_len + j) * width * item
             out = grad_key + (n * key_len + j) * width * item
             if score in (PRODUCT, DISTANCE):

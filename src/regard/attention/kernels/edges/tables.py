@@ -8,12 +8,10 @@ not have been written by a mask. Such tables are short: sums are taken in the pr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
+from regard.attention.kernels.edges.intrinsics import emitted
 from regard.attention.kernels.edges.rows import LEAST, itself, one, raised, root
 from regard.attention.kernels.emit import Emit, Value
 
@@ -71,25 +69,20 @@ class Columns:
         self.put(e.b.select(e.b.fcmp_ordered("==", most, e.const(float("-inf"))), e.const(0.0), weights), n)
 
 
-def _table(write: Callable[[Columns, Value], None]) -> Any:
-    """An intrinsic of a table, its rows and columns, and a number, whose instructions the decorated function writes."""
+def _table(become: Callable[[Columns, Value], None]) -> Callable[..., None]:
+    """An intrinsic of a table, its rows and columns, and a number, whose instructions the decorated function writes for
+    some columns at a time."""
 
-    def typed(context: Any, table: Any, count: Any, heads: Any, number: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
-            e = Emit(builder, number)
-            table, count, heads, extra = arguments
+    def write(e: Emit, table: Value, count: Value, heads: Value, number: Value) -> None:
+        extra = e.splat(number)
 
-            def some(start: Value) -> list[Value]:
-                write(Columns(e, table, count, heads, start), e.splat(extra))
-                return []
+        def some(start: Value) -> list[Value]:
+            become(Columns(e, table, count, heads, start), extra)
+            return []
 
-            e.loop(0, heads, e.lanes, [], some)
-            return context.get_dummy_value()
+        e.loop(0, heads, e.lanes, [], some)
 
-        return types.void(types.intp, types.intp, types.intp, number), codegen
-
-    typed.__name__ = write.__name__
-    return intrinsic(typed)
+    return emitted(write)
 
 
 @_table
@@ -212,71 +205,63 @@ def heads_entmax15(t: Columns, zero: Value) -> None:
     t.over([], write)
 
 
-def _through(share: Callable[[Emit, Value, Value], Value]) -> Any:
-    def typed(
-        context: Any, weights: Any, slopes: Any, count: Any, heads: Any, width: Any, power: Any, scale: Any
-    ) -> Any:
-        number = power
-
-        def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
-            e = Emit(builder, number)
-            weights, slopes, count, heads, width, power, scale = arguments
-            exponent, times, none = e.splat(power), e.splat(scale), e.const(0.0)
-
-            def some(start: Value) -> list[Value]:
-                above, mask = Columns(e, slopes, count, width, start), e.first(e.b.sub(heads, start))
-
-                def of(n: Value) -> Value:
-                    w = e.load_some(weights, e.add(e.mul(n, heads), start), mask)
-                    return builder.select(builder.fcmp_unordered("une", w, none), share(e, w, exponent), none)
-
-                def add(n: Value, g: Value, total: Value, mean: Value) -> list[Value]:
-                    s = of(n)
-                    return [builder.fadd(total, s), e.fma(s, g, mean)]
-
-                total, mean = above.over([none, none], add)
-                total = builder.select(builder.fcmp_ordered("==", total, none), e.const(1.0), total)
-                mean = builder.fdiv(mean, total)
-
-                def put(n: Value, g: Value) -> list[Value]:
-                    above.put(builder.fmul(builder.fmul(of(n), builder.fsub(g, mean)), times), n)
-                    return []
-
-                above.over([], put)
-                return []
-
-            e.loop(0, heads, e.lanes, [], some)
-            return context.get_dummy_value()
-
-        return types.void(*[types.intp] * 5, power, scale), codegen
-
-    typed.__name__ = f"heads_through_{share.__name__}"
-    return intrinsic(typed)
-
-
-@intrinsic
-def heads_compact(context: Any, table: Any, count: Any, heads: Any, width: Any, out: Any, zero: Any) -> Any:
-    """Write a table whose rows are `width` apart without what is between them."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Sequence[Value]) -> Value:
-        e = Emit(builder, zero)
-        table, count, heads, width, out, _ = arguments
+def _through(share: Callable[[Emit, Value, Value], Value]) -> Callable[..., None]:
+    def write(
+        e: Emit,
+        weights: Value,
+        slopes: Value,
+        count: Value,
+        heads: Value,
+        width: Value,
+        power: Value,
+        scale: Value,
+    ) -> None:
+        exponent, times, none = e.splat(power), e.splat(scale), e.const(0.0)
 
         def some(start: Value) -> list[Value]:
-            mask = e.first(e.b.sub(heads, start))
+            above, mask = Columns(e, slopes, count, width, start), e.first(e.b.sub(heads, start))
 
-            def each(n: Value) -> list[Value]:
-                found = e.load(table, e.add(e.mul(n, width), start))
-                e.store_some(found, out, e.add(e.mul(n, heads), start), mask)
+            def of(n: Value) -> Value:
+                w = e.load_some(weights, e.add(e.mul(n, heads), start), mask)
+                return e.b.select(e.b.fcmp_unordered("une", w, none), share(e, w, exponent), none)
+
+            def add(n: Value, g: Value, total: Value, mean: Value) -> list[Value]:
+                s = of(n)
+                return [e.b.fadd(total, s), e.fma(s, g, mean)]
+
+            total, mean = above.over([none, none], add)
+            total = e.b.select(e.b.fcmp_ordered("==", total, none), e.const(1.0), total)
+            mean = e.b.fdiv(mean, total)
+
+            def put(n: Value, g: Value) -> list[Value]:
+                above.put(e.b.fmul(e.b.fmul(of(n), e.b.fsub(g, mean)), times), n)
                 return []
 
-            e.loop(0, count, 1, [], each)
+            above.over([], put)
             return []
 
         e.loop(0, heads, e.lanes, [], some)
-        return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 5, zero), codegen
+    return emitted(write)
+
+
+@emitted
+def heads_compact(
+    e: Emit, table: Value, count: Value, heads: Value, width: Value, out: Value, zero: Value
+) -> None:
+    """Write a table whose rows are `width` apart without what is between them."""
+
+    def some(start: Value) -> list[Value]:
+        mask = e.first(e.b.sub(heads, start))
+
+        def each(n: Value) -> list[Value]:
+            found = e.load(table, e.add(e.mul(n, width), start))
+            e.store_some(found, out, e.add(e.mul(n, heads), start), mask)
+            return []
+
+        return e.loop(0, count, 1, [], each)
+
+    e.loop(0, heads, e.lanes, [], some)
 
 
 heads_through_one = _through(one)

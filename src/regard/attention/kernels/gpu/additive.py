@@ -171,62 +171,12 @@ def additive_gradient_tile(
             total = totals
             if WEIGHT:
                 total += d * length
-            _add(
-                g0 * (e0 * r0),
-                grad - 2 * g0,
-                w,
-                step,
-                total,
-                0,
-                length,
-                places,
-                inside,
-                started,
-                AXIS,
-                WEIGHT,
-            )
-            _add(
-                g1 * (e1 * r1),
-                grad - 2 * g1,
-                w,
-                step,
-                total,
-                1,
-                length,
-                places,
-                inside,
-                started,
-                AXIS,
-                WEIGHT,
-            )
-            _add(
-                g2 * (e2 * r2),
-                grad - 2 * g2,
-                w,
-                step,
-                total,
-                2,
-                length,
-                places,
-                inside,
-                started,
-                AXIS,
-                WEIGHT,
-            )
-            _add(
-                g3 * (e3 * r3),
-                grad - 2 * g3,
-                w,
-                step,
-                total,
-                3,
-                length,
-                places,
-                inside,
-                started,
-                AXIS,
-                WEIGHT,
-            )
+            # fmt: off
+            _add(g0 * (e0 * r0), grad - 2 * g0, w, step, total, 0, length, places, inside, started, AXIS, WEIGHT)
+            _add(g1 * (e1 * r1), grad - 2 * g1, w, step, total, 1, length, places, inside, started, AXIS, WEIGHT)
+            _add(g2 * (e2 * r2), grad - 2 * g2, w, step, total, 2, length, places, inside, started, AXIS, WEIGHT)
+            _add(g3 * (e3 * r3), grad - 2 * g3, w, step, total, 3, length, places, inside, started, AXIS, WEIGHT)
+            # fmt: on
     else:
         whole_query = head.query + rows.to(tl.int64) * head.query_stride
         whole_key = head.key + columns.to(tl.int64) * head.key_stride
@@ -313,8 +263,8 @@ def _gradient_kernel(
 def additive_scores(query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
     r"""The additive scores of every query and key, $s_{ij} = \sum_d w_d \tanh(q_{id} + k_{jd})$.
 
-    *Shape:* query `(N, H, query_len, size)`, key `(N, H, key_len, size)`, weight `(H, size)` -> scores
-    `(N, H, query_len, key_len)` in the dtype of query.
+    *Shape:* query `(N, Hq, query_len, size)`, key `(N, Hk, key_len, size)`, weight `(Hq, size)` -> scores
+    `(N, Hq, query_len, key_len)` in the dtype of query.
     """
     output = query.new_zeros((*query.shape[:-1], key.shape[-2]), dtype=stored_dtype(query.dtype))
     if output.numel() == 0 or query.shape[-1] == 0:
@@ -334,7 +284,7 @@ def additive_scores_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and weight from that of the additive scores.
 
-    *Shape:* grad `(N, H, query_len, key_len)`, the others as in `additive_scores` -> those of query, key and weight.
+    *Shape:* grad `(N, Hq, query_len, key_len)`, the others as in `additive_scores` -> those of query, key and weight.
     """
     if grad.numel() == 0 or query.shape[-1] == 0:
         return torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(weight)
@@ -352,7 +302,8 @@ def additive_scores_backward(
         ](operands, grad, sums, totals, AXIS=axis, **_constants(query))
     return (
         of_query[..., :size, :].mT.to(query.dtype).contiguous(),
-        of_key[..., :size, :].mT.to(key.dtype).contiguous(),
+        # Each query head's part of what is owed to the key head that it shares.
+        of_key[..., :size, :].unflatten(1, (key.shape[1], -1)).sum(2).mT.to(key.dtype).contiguous(),
         totals[..., :size, :].sum((0, 3)).to(weight.dtype),
     )
 

@@ -1,8 +1,8 @@
 """Attention on the GPU in linear memory, forward and backward: three scores, five normalisers, as Triton kernels.
 
-The pieces: `operands` (tensors and strides), `tiles` (rows, products, dropout), `scores` and
-`additive` (scores of a tile), `normalizers` (weights of a tile), `dense` and `sparse` (the
-forward passes), `weights`, `backward`. This file allocates, chooses sizes and launches.
+The pieces: `operands` (tensors and strides), `tiles` (rows, products, dropout), `scores` and `additive` (scores of a
+tile), `normalizers` (weights of a tile), `gradients` (theirs), `dense` and `sparse` (the forward passes), `weights` and
+`backward`. This file allocates, chooses sizes and launches.
 
 Importing it imports Triton. With `TRITON_INTERPRET=1` in the environment before that, tensors may be on the CPU: slow,
 for tests. Unmeasured: nothing here has run on a GPU yet; the kernels compile for A100 and H100.
@@ -225,27 +225,11 @@ def attention_backward(
         mean = form != "sigmoid" and (form not in ("softmax", "top") or grad_weights is not None)
         heads, key_heads = shape[0] * shape[1], shape[0] * key.shape[1]
         of_query = (
-            output,
-            grad_output,
-            grad_weights,
-            statistic,
-            last_places,
-            delta,
-            grad_query,
-            *sums[:2],
-            grad_bias,
-        )
+            output, grad_output, grad_weights, statistic, last_places, delta, grad_query, *sums[:2], grad_bias,
+        )  # fmt: skip
         of_key = (
-            grad_output,
-            grad_weights,
-            statistic,
-            last_places,
-            delta,
-            grad_key,
-            grad_value,
-            sums[2],
-            grad_bias,
-        )
+            grad_output, grad_weights, statistic, last_places, delta, grad_key, grad_value, sums[2], grad_bias,
+        )  # fmt: skip
         if form in ("softmax", "sigmoid"):
             query_gradient[lambda meta: (heads * triton.cdiv(shape[2], meta["BLOCK_M"]),)](
                 operands, None, None, *of_query, *numbers, MEAN=mean, EDGE=True, **constants

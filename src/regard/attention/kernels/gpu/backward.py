@@ -19,12 +19,11 @@ import triton.language as tl
 
 from regard.attention.kernels.gpu.additive import additive_gradient_tile
 from regard.attention.kernels.gpu.dense import fits
-from regard.attention.kernels.gpu.normalizers import weights_and_slopes
+from regard.attention.kernels.gpu.gradients import gradient_tile
 from regard.attention.kernels.gpu.operands import head_of
-from regard.attention.kernels.gpu.scores import cast_like, scores_of
+from regard.attention.kernels.gpu.scores import cast_like
 from regard.attention.kernels.gpu.sparse import SPARSE_SIZES
 from regard.attention.kernels.gpu.tiles import (
-    dropped,
     edge_block,
     load_rows,
     load_vector,
@@ -51,54 +50,6 @@ KEY = ["SCORE", "FORM", "BLOCK_D", "BLOCK_V", "COMPUTE", "HALF", "DROP", "TILED"
 
 
 @triton.jit
-def _gradient_tile(
-    head, query, key, value, grad_output, grad_weights, statistic, last_places, delta, row, column,
-    parameter, dropout, seed,
-    SCORE: tl.constexpr, FORM: tl.constexpr, SIZE: tl.constexpr, CHANNELS: tl.constexpr,
-    COMPUTE: tl.constexpr, HALF: tl.constexpr, DROP: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, EDGE: tl.constexpr,
-):  # fmt: skip
-    """The weights of a tile as the output has them, their slopes, and their gradients. *Shape:* each `(M, N)`."""
-    span = span_of(head, row, BLOCK_M, BLOCK_N)
-    # Of the best score of rows past the end infinity is read: their weights are zero.
-    STEP: tl.constexpr = 3 if FORM == "top" else 2
-    first = load_vector(statistic, row, head.query_len, float("inf"), BLOCK_M, STEP)
-    second = load_vector(statistic + 1, row, head.query_len, 0.0, BLOCK_M, STEP)
-    third = second
-    if FORM == "top":
-        third = load_vector(statistic + 2, row, head.query_len, float("inf"), BLOCK_M, STEP)
-    if (FORM == "top") or (FORM == "hardmax"):
-        last_place = load_vector(last_places, row, head.query_len, -1, BLOCK_M, 1)
-    else:
-        last_place = tl.zeros((BLOCK_M,), tl.int32)
-    if FORM == "hardmax":
-        scores = tl.zeros((BLOCK_M, BLOCK_N), COMPUTE)
-        first = tl.where(first == float("inf"), 0.0, first)
-    else:
-        scores = scores_of(
-            head, query, key, row, column, span.low, span.high,
-            SCORE, SIZE, CHANNELS, COMPUTE, BLOCK_M, BLOCK_N, EDGE,
-        )  # fmt: skip
-    weights, slopes = weights_and_slopes(
-        scores, first, second, third, last_place, column, parameter, FORM, HALF, BLOCK_N
-    )
-    grads = product(grad_output, tl.trans(value), COMPUTE)
-    if DROP:
-        factor = dropped(
-            tl.full((BLOCK_M, BLOCK_N), 1.0, COMPUTE), head, row, column, dropout, seed, BLOCK_M, BLOCK_N
-        )
-        weights *= factor
-        grads *= factor
-    if grad_weights is not None:
-        rows = row + tl.arange(0, BLOCK_M)
-        columns = column + tl.arange(0, BLOCK_N)
-        pointers = grad_weights + (rows.to(tl.int64) * head.key_len)[:, None] + columns[None, :]
-        inside = (rows < head.query_len)[:, None] & (columns < head.key_len)[None, :]
-        grads += tl.load(pointers, mask=inside, other=0.0).to(COMPUTE)
-    return weights, slopes, grads
-
-
-@triton.jit
 def _query_step(
     head, query, grad_output, grad_weights, statistic, last_places, delta, row, column, grads_of, totals_of, started,
     grad_bias, gradient, row_sums, mean, share, parameter, dropout, seed,
@@ -109,8 +60,8 @@ def _query_step(
     """Add one block of keys to the gradient of a tile of queries, or with `MEAN` to the mean of its gradients."""
     key = load_rows(head.key, head.key_stride, column, head.key_len, SIZE, BLOCK_D, BLOCK_N, EDGE)
     value = load_rows(head.value, head.value_stride, column, head.key_len, VALUE_SIZE, BLOCK_V, BLOCK_N, EDGE)
-    _, slopes, grads = _gradient_tile(
-        head, query, key, value, grad_output, grad_weights, statistic, last_places, delta, row, column,
+    _, slopes, grads = gradient_tile(
+        head, query, key, value, grad_output, grad_weights, statistic, last_places, row, column,
         parameter, dropout, seed,
         SCORE, FORM, SIZE, CHANNELS, COMPUTE, HALF, DROP, BLOCK_M, BLOCK_N, EDGE,
     )  # fmt: skip
@@ -276,8 +227,8 @@ def _key_step(
     query = load_rows(head.query, head.query_stride, row, head.query_len, SIZE, BLOCK_D, BLOCK_M, True)
     gradient_out = load_rows(grad_output, VALUE_SIZE, row, head.query_len, VALUE_SIZE, BLOCK_V, BLOCK_M, True)
     mean = load_vector(delta, row, head.query_len, 0.0, BLOCK_M, 1)
-    weights, slopes, grads = _gradient_tile(
-        head, query, key, value, gradient_out, grad_weights, statistic, last_places, mean, row, column,
+    weights, slopes, grads = gradient_tile(
+        head, query, key, value, gradient_out, grad_weights, statistic, last_places, row, column,
         parameter, dropout, seed,
         SCORE, FORM, SIZE, CHANNELS, COMPUTE, HALF, DROP, BLOCK_M, BLOCK_N, EDGE,
     )  # fmt: skip

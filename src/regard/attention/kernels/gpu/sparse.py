@@ -325,13 +325,8 @@ def sparse_forward(
         chosen = (inside & (last_place >= 0))[:, None] & (channels < VALUE_SIZE)[None, :]
         sums = tl.load(pointers, mask=chosen, other=0.0).to(COMPUTE)
         if DROP:
-            bits, _, _, _ = tl.philox(
-                seed,
-                last_place,
-                rows,
-                tl.zeros((BLOCK_M,), tl.int32) + head.index,
-                tl.zeros((BLOCK_M,), tl.int32),
-            )
+            nothing = tl.zeros((BLOCK_M,), tl.int32)
+            bits, _, _, _ = tl.philox(seed, last_place, rows, nothing + head.index, nothing)
             sums = tl.where((tl.uint_to_uniform_float(bits) >= dropout)[:, None], sums / (1 - dropout), 0.0)
         first = tl.where(broken > 0, float("nan"), 0.0).to(COMPUTE)
         second = first
@@ -365,15 +360,8 @@ def sparse_forward(
             if DROP:
                 weights = dropped(weights, head, row, block * BLOCK_N, dropout, seed, BLOCK_M, BLOCK_N)
             value = load_rows(
-                head.value,
-                head.value_stride,
-                block * BLOCK_N,
-                head.key_len,
-                VALUE_SIZE,
-                BLOCK_V,
-                BLOCK_N,
-                EDGE,
-            )
+                head.value, head.value_stride, block * BLOCK_N, head.key_len, VALUE_SIZE, BLOCK_V, BLOCK_N, EDGE,
+            )  # fmt: skip
             sums += product(cast_like(weights, value), value, COMPUTE)
         if FORM == "top":
             total = tl.where(total == 0, 1.0, total)
