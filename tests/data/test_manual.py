@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import pytest
+
+from regard.data import manual
+from regard.data.documentation import Documented, documented
 from regard.data.manual import sample_questions
+
+
+@lru_cache(1)
+def parsed() -> list[Documented]:
+    """The documentation, parsed once for all tests."""
+    return list(documented())
+
+
+@pytest.fixture(autouse=True)
+def _parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manual, "documented", lambda: iter(parsed()))
 
 
 def test_answers_stand_where_they_say_and_parts_share_no_module() -> None:
