@@ -6,15 +6,19 @@ import json
 import shlex
 import tomllib
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from regard.cli import main
-from regard.data import Splits, sample_dates, sample_reviews
+from regard.data import Splits, manual, sample_dates, sample_reviews
 from regard.data.docstrings import sample_docstrings
+from regard.data.documentation import documented
+from regard.data.manual import sample_questions
+from regard.data.squad import Question
 
 RECIPES = tomllib.loads((Path(__file__).parents[1] / "recipes.toml").read_text(encoding="utf-8"))["recipe"]
 
@@ -32,6 +36,7 @@ def test_the_recipe_keeps_what_it_promises(
         monkeypatch.setattr("regard.tasks.translation.sample_dates", partial(sample_dates, size=60))
         monkeypatch.setattr("regard.tasks.sentiment.sample_reviews", partial(sample_reviews, size=200))
         monkeypatch.setattr("regard.tasks.summarisation.sample_docstrings", few_docstrings)
+        monkeypatch.setattr("regard.tasks.question_answering.sample_questions", few_questions)
         run = tmp_path / "run"
         assert main([word.format(run=run) for word in shlex.split(recipe["command"])]) == 0
     else:
@@ -47,6 +52,14 @@ def test_the_recipe_keeps_what_it_promises(
 def few_docstrings() -> Splits:
     splits = sample_docstrings()
     return Splits(splits.train[:40], splits.valid[:10], {"test": splits.test["test"][:10]})
+
+
+@lru_cache(1)
+def few_questions() -> dict[str, tuple[Question, ...]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manual, "documented", lambda: islice(documented(), 900))
+        found = sample_questions.__wrapped__()
+    return {"train": found["train"][:160], "valid": found["test"][:40]}
 
 
 def evaluated(run: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> list[dict[str, Any]]:

@@ -103,13 +103,8 @@ def _asked(passage: Sequence[Documented], origin: str) -> Iterator[Question]:
         found = [(text, first + start, last + start) for text, first, last in _of_text(one, rng)]
         if rng.random() < 0.5:
             number = rng.randrange(len(one.parameters[: len(ORDINALS)]))
-            place = (
-                start
-                - len(head)
-                + head.index("(")
-                + 1
-                + sum(len(name) + 2 for name in one.parameters[:number])
-            )
+            before = head.index("(") + 1 + sum(len(name) + 2 for name in one.parameters[:number])
+            place = start - len(head) + before
             text = rng.choice(["What is the {} parameter of {}?", "What does {1} take as its {0} parameter?"])
             found.append(
                 (text.format(ORDINALS[number], one.name), place, place + len(one.parameters[number]))

@@ -22,13 +22,13 @@ from regard.models.transformer import TransformerSeq2Seq, TransformerSettings
 from regard.models.transformer_reader import TransformerReader, TransformerReaderSettings
 
 MODELS: dict[str, tuple[type[Any], type[nn.Module]]] = {
-    "bidaf": (BiDAFSettings, BiDAF),
     "rnn": (RecurrentSettings, RecurrentSeq2Seq),
     "transformer": (TransformerSettings, TransformerSeq2Seq),
+    "pointer-generator": (PointerGeneratorSettings, PointerGenerator),
+    "bidaf": (BiDAFSettings, BiDAF),
     "transformer-reader": (TransformerReaderSettings, TransformerReader),
     "rnn-classifier": (RecurrentClassifierSettings, RecurrentClassifier),
     "transformer-classifier": (TransformerClassifierSettings, TransformerClassifier),
-    "pointer-generator": (PointerGeneratorSettings, PointerGenerator),
 }
 """Each model's settings and class, by the name used in configurations."""
 

@@ -65,7 +65,7 @@ class QuestionAnswering(Task[Question]):
 
     def __init__(self, settings: QuestionAnsweringSettings, lexicon: Lexicon, null: bool) -> None:
         self.settings, self.lexicon, self.null = settings, lexicon, null
-        self.calibrating = False
+        self.training = False
 
     @classmethod
     def recipe(cls, model: str, data: Sequence[Path]) -> Tables:
@@ -143,7 +143,7 @@ class QuestionAnswering(Task[Question]):
 
     def while_training(self) -> Self:
         other = self.changed(baseline=False)
-        other.calibrating = self.null
+        other.training = True
         return other
 
     def batches(self, examples: Sequence[Question], max_tokens: int, seed: int) -> Batches[Questions]:
@@ -179,7 +179,7 @@ class QuestionAnswering(Task[Question]):
         found = self._find(model, examples)
         measure = measure_for(self.settings.measure, [one.context for one in examples])
         right = [[text for text, _ in one.answers] for one in examples]
-        if self.calibrating:
+        if self.training and self.null:
             best = [one.spans[0].text if one.spans else "" for one in found]
             answered, silent = (
                 [f1 for _, f1 in measure_answers(said, right, measure)[1]]
@@ -239,7 +239,7 @@ class QuestionAnswering(Task[Question]):
                 f"{examples[long[0]].origin}: the question has {len(asked[long[0]])} words; at most {limit} are "
                 f"allowed (train with --set {self.name}.max_question=... to allow more, or {self.name}.truncate=true)"
             )
-        if long:
+        if long and not self.training:
             print(f"{len(long):,} of {len(asked):,} questions cut to {limit} words", file=sys.stderr)
         return [words[:limit] for words in asked]
 
