@@ -22,6 +22,7 @@ from regard.durable import write_file
 from regard.errors import UserError
 from regard.models.extraction import Found, extract
 from regard.models.reading import Reader
+from regard.tasks.lengths import Lengths
 from regard.tasks.question_picture import picture, window_at
 from regard.tasks.question_settings import QuestionAnsweringSettings
 from regard.tasks.sliding_window import SlidingWindow
@@ -65,6 +66,7 @@ class QuestionAnswering(Task[Question]):
 
     def __init__(self, settings: QuestionAnsweringSettings, lexicon: Lexicon, null: bool) -> None:
         self.settings, self.lexicon, self.null = settings, lexicon, null
+        self.lengths = Lengths(self.name)
         self.training = False
 
     @classmethod
@@ -232,16 +234,11 @@ class QuestionAnswering(Task[Question]):
 
     def _asked(self, examples: Sequence[Question]) -> list[tuple[str, ...]]:
         """The words of the questions, cut or refused where there are too many."""
-        limit, asked = self.settings.max_question, [passage(one.text).words for one in examples]
-        long = [number for number, words in enumerate(asked) if len(words) > limit]
-        if long and not self.settings.truncate:
-            raise UserError(
-                f"{examples[long[0]].origin}: the question has {len(asked[long[0]])} words; at most {limit} are "
-                f"allowed (train with --set {self.name}.max_question=... to allow more, or {self.name}.truncate=true)"
-            )
-        if long and not self.training:
-            print(f"{len(long):,} of {len(asked):,} questions cut to {limit} words", file=sys.stderr)
-        return [words[:limit] for words in asked]
+        asked, how = [passage(one.text).words for one in examples], self.settings
+        origins = [one.origin for one in examples]
+        return self.lengths.bring(
+            asked, origins, how.max_question, "question", "max_question", how.truncate, "words"
+        )
 
     def predict(
         self,

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from regard.data import Batches, Labelled, Vocabulary, in_length_order, read_labelled, sample_reviews
+from regard.data import UNK, Batches, Labelled, Vocabulary, in_length_order, read_labelled, sample_reviews
 from regard.data.batches import padded
 from regard.data.word_vectors import read_word_vectors
 from regard.durable import write_file
 from regard.errors import UserError
 from regard.models.classifiers import TextClassifier
 from regard.tasks.class_metrics import measure_classes, rank_correlation
+from regard.tasks.lengths import Lengths
 from regard.tasks.task import Answer, Evaluation, Judged, Tables, Task
 from regard.view import Heatmap, heatmap
 
@@ -108,6 +109,7 @@ class Sentiment(Task[Labelled]):
 
     def __init__(self, settings: SentimentSettings, words: Vocabulary, classes: Sequence[str]) -> None:
         self.settings, self.words, self.classes = settings, words, list(classes)
+        self.lengths = Lengths(self.name)
 
     @classmethod
     def recipe(cls, model: str, data: Sequence[Path]) -> Tables:
@@ -212,24 +214,10 @@ class Sentiment(Task[Labelled]):
         return [places[one.label] for one in examples]
 
     def _encoded(self, examples: Sequence[Labelled]) -> list[list[int]]:
-        encoded, limit, cut = (
-            self.words.encode_batch(one.text for one in examples),
-            self.settings.max_length,
-            0,
-        )
-        for place, (ids, one) in enumerate(zip(encoded, examples, strict=True)):
-            if len(ids) > limit and not self.settings.truncate:
-                raise UserError(
-                    f"{one.origin}: the text has {len(ids)} tokens; at most {limit} are allowed (train with --set "
-                    f"{self.name}.max_length=... to allow more, or --set {self.name}.truncate=true to cut it)"
-                )
-            cut += len(ids) > limit
-            encoded[place] = ids[:limit] or [
-                3
-            ]  # of a text of white space nothing is left but that it is unknown
-        if cut:
-            print(f"{cut:,} of {len(examples):,} texts cut to {limit} tokens", file=sys.stderr)
-        return encoded
+        encoded = self.words.encode_batch(one.text for one in examples)
+        origins, how = [one.origin for one in examples], self.settings
+        fitting = self.lengths.bring(encoded, origins, how.max_length, "text", "max_length", how.truncate)
+        return [ids or [UNK] for ids in fitting]  # of white space nothing is left but that it is unknown
 
     def _batch(
         self, texts: Sequence[list[int]], labels: Sequence[int], index: Sequence[int]
@@ -334,7 +322,7 @@ class Sentiment(Task[Labelled]):
             raise UserError(f"there is no head {head}: the model has {heads}")
         looked = weights[0].mean(0) if head is None else weights[0, head - 1]
         whole, *without = self._scores(
-            model, [ids, *(ids[:n] + ids[n + 1 :] or [3] for n in range(len(ids)))]
+            model, [ids, *(ids[:n] + ids[n + 1 :] or [UNK] for n in range(len(ids)))]
         )
         chosen = (
             int(whole.argmax())

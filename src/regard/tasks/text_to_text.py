@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from regard.data import BOS, Batch, Batches, Pair, Vocabulary, collate, in_length_order, pair_batches
 from regard.errors import UserError
 from regard.models import Hypothesis, SequenceToSequence, search
+from regard.tasks.lengths import Lengths
 from regard.tasks.task import Answer, Evaluation, Judged, Task
 from regard.view import Heatmap, heatmap
 
@@ -78,7 +78,7 @@ class TextToText(Task[Pair]):
         self.settings = settings
         self.source = source
         self.target = target
-        self._told: set[str] = set()
+        self.lengths = Lengths(self.name)
 
     def limit(self, side: str) -> tuple[str, int]:
         """The most tokens of a "source" or "target", and the setting that says so."""
@@ -147,22 +147,9 @@ class TextToText(Task[Pair]):
     def _encoded(
         self, vocabulary: Vocabulary, texts: Sequence[str], side: str, origins: Sequence[str]
     ) -> list[list[int]]:
-        encoded, (setting, limit) = vocabulary.encode_batch(texts), self.limit(side)
-        long = [place for place, ids in enumerate(encoded) if len(ids) > limit]
-        if long and not self.settings.truncate:
-            others = f", and {len(long) - 1:,} more of {len(texts):,} are too long" if len(long) > 1 else ""
-            raise UserError(
-                f"{origins[long[0]]}: the {side} has {len(encoded[long[0]])} tokens; at most {limit} are allowed"
-                f"{others} (train with --set {self.name}.{setting}=... to allow more, or --set "
-                f"{self.name}.truncate=true to cut it)"
-            )
-        for place in long:
-            encoded[place] = encoded[place][:limit]
-        said = f"{len(long):,} of {len(texts):,} {side}s cut to {limit} tokens"
-        if long and said not in self._told:  # the same texts are evaluated again and again
-            self._told.add(said)
-            print(said, file=sys.stderr)
-        return encoded
+        setting, limit = self.limit(side)
+        encoded = vocabulary.encode_batch(texts)
+        return self.lengths.bring(encoded, origins, limit, side, setting, self.settings.truncate)
 
     def loss(self, model: nn.Module, batch: Batch, smoothing: float) -> tuple[Tensor, int, dict[str, float]]:
         assert isinstance(model, SequenceToSequence)
