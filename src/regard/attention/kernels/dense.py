@@ -32,7 +32,16 @@ from regard.attention.kernels.tile import (
 )
 from regard.attention.kernels.vectors import fetch_add, get, like, put, take
 
-__all__ = ["SIGMOID", "SOFTMAX", "add_tiles", "copy_block", "finish_scores", "forward", "seen"]
+__all__ = [
+    "SIGMOID",
+    "SOFTMAX",
+    "add_tiles",
+    "copy_block",
+    "finish_scores",
+    "forward",
+    "seen",
+    "seen_by_some",
+]
 
 SOFTMAX, SIGMOID = range(2)
 """The normalisers; the parameter of SOFTMAX is its temperature, that of SIGMOID is added to every score."""
@@ -103,6 +112,17 @@ def seen(ranges, n, h, i, key_len, places):  # type: ignore[no-untyped-def]
 
 
 @njit(error_model="numpy")
+def seen_by_some(ranges, n, h, start, here, key_len, places):  # type: ignore[no-untyped-def]
+    """The first key that any of some queries sees, and the first after all of those."""
+    low, high = key_len, INT
+    for i in range(start, start + here):
+        one, two = seen(ranges, n, h, i, key_len, places)
+        if one < two:
+            low, high = min(low, one), max(high, two)
+    return low, high
+
+
+@njit(error_model="numpy")
 def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
     thread = fetch_add(arguments)
     tasks = get(arguments, 2, INT)
@@ -138,11 +158,7 @@ def forward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
         start = number * rows
         here = min(rows, query_len - start)
         padded = -(-here // ROWS) * ROWS
-        low, high = key_len, INT
-        for r in range(here):
-            one, two = seen(ranges, n, h, start + r, key_len, places)
-            if one < two:
-                low, high = min(low, one), max(high, two)
+        low, high = seen_by_some(ranges, n, h, start, here, key_len, places)
         copy_block(query + (head * query_len + start) * size * item, here, padded, size, block, item, zero)
         for i in range(padded * width):
             put(sums, i, 0.0, zero)

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from regard.attention.kernels.dense import SIGMOID, SOFTMAX, add_tiles, copy_block, finish_scores, seen
+from regard.attention.kernels.dense import (
+    SIGMOID,
+    SOFTMAX,
+    add_tiles,
+    copy_block,
+    finish_scores,
+    seen,
+    seen_by_some,
+)
 from regard.attention.kernels.emit import ROWS, WIDTH
 from regard.attention.kernels.forward import kept_share
 from regard.attention.kernels.panels import additive_slopes, plain_additive_slopes, small_additive_slopes
@@ -71,11 +79,7 @@ def backward_tasks(arguments, zero):  # type: ignore[no-untyped-def]
                 start = number * rows
                 here = min(rows, query_len - start)
                 padded = -(-here // ROWS) * ROWS
-                low, high = key_len, INT
-                for r in range(here):
-                    one, two = seen(ranges, n, h, start + r, key_len, places)
-                    if one < two:
-                        low, high = min(low, one), max(high, two)
+                low, high = seen_by_some(ranges, n, h, start, here, key_len, places)
                 top = head * query_len + start
                 copy_block(query + top * size * item, here, padded, size, block, item, zero)
                 copy_block(above_all + top * width * item, here, padded, width, above, item, zero)
